@@ -1,0 +1,70 @@
+// Package app is the one process shell: what every part of the system is handed to run, the clock it keeps to the broker's,
+// its health and its log. Configuration and signals live here too.
+package app
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+)
+
+// Shell is what a service's Run gets from its process: connection, clock, log, metrics and health. Run owns none of it and
+// closes none of it.
+type Shell struct {
+	Name    string // the service: edge, enrich, …
+	Conn    *nats.Conn
+	JS      jetstream.JetStream
+	Clock   *Clock
+	Log     zerolog.Logger
+	Metrics prometheus.Registerer
+	Health  *Health
+}
+
+// Clock tells the broker's time. A machine's own clock decides nothing; it only carries the offset on between two syncs.
+type Clock struct {
+	offset atomic.Int64 // nanoseconds to add to the machine's clock
+}
+
+// Now returns the broker's time as best known. A nil Clock is the machine's.
+func (c *Clock) Now() time.Time {
+	if c == nil {
+		return time.Now()
+	}
+	return time.Now().Add(time.Duration(c.offset.Load()))
+}
+
+// Health collects the reasons why a process is not ready. The zero value is ready.
+type Health struct {
+	mu      sync.Mutex
+	reasons map[string]string
+}
+
+// Set says why part is not ready; an empty reason clears it.
+func (h *Health) Set(part, reason string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if reason == "" {
+		delete(h.reasons, part)
+		return
+	}
+	if h.reasons == nil {
+		h.reasons = map[string]string{}
+	}
+	h.reasons[part] = reason
+}
+
+// Reasons returns part → reason for all that is not ready; empty means ready.
+func (h *Health) Reasons() map[string]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make(map[string]string, len(h.reasons))
+	for k, v := range h.reasons {
+		out[k] = v
+	}
+	return out
+}

@@ -1,0 +1,2 @@
+// Package cli is what crivo does for people: up, submit, bench and the operators' commands.
+package cli

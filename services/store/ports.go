@@ -1,0 +1,70 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// The sets below are what one database room offers. Steps declare the one to three methods of these that they call; the
+// suites in storetest and the rooms are written against the whole.
+
+// Transactions is the transaction store: the claim and the one arbiter of decisions. Times are kept to the millisecond.
+type Transactions interface {
+	// Claim inserts each document whose key is absent, durably, in one group; results are in order. An error means that
+	// the outcome of all is unknown.
+	Claim(ctx context.Context, claims []Claim) ([]Claimed, error)
+	// Get returns one document or ErrNotFound.
+	Get(ctx context.Context, key Key) (Entry, error)
+	// Raise sets run FromRun+1 and the new times where the document is undecided and its run is FromRun; the entry as it
+	// stands after is returned, with ErrChanged where the guard did not hold.
+	Raise(ctx context.Context, r Raise) (Entry, error)
+	// Decide completes each document where no decision is, and inserts it whole where it is missing; results in order.
+	// Whoever finds a decision gets its bytes. An error means that the outcome of all is unknown: read back.
+	Decide(ctx context.Context, decides []Decide) ([]Outcome, error)
+	// Overdue returns up to limit undecided documents whose deadline is before t, oldest deadline first.
+	Overdue(ctx context.Context, t time.Time, limit int) ([]Entry, error)
+	// Unannounced returns up to limit decisions made before t and still marked unannounced, oldest first.
+	Unannounced(ctx context.Context, t time.Time, limit int) ([]Entry, error)
+	// Announced clears the mark.
+	Announced(ctx context.Context, keys []Key) error
+	// Undecided returns those of keys that hold no decision (a missing document counts as undecided).
+	Undecided(ctx context.Context, keys []Key) ([]Key, error)
+	// Ping answers within ctx when the store can be written.
+	Ping(ctx context.Context) error
+}
+
+// Registry holds what operators set: tenants, keys, endpoints, and the audit log of their acts.
+type Registry interface {
+	Tenants(ctx context.Context) ([]Tenant, error)
+	PutTenant(ctx context.Context, t Tenant) error
+	Keys(ctx context.Context) ([]APIKey, error)
+	PutKey(ctx context.Context, k APIKey) error
+	// DeleteKey returns ErrNotFound where tenant has no such key.
+	DeleteKey(ctx context.Context, tenant, id string) error
+	Endpoints(ctx context.Context) ([]Endpoint, error)
+	PutEndpoint(ctx context.Context, e Endpoint) error
+	DeleteEndpoint(ctx context.Context, tenant, id string) error
+	// Record appends one act to the audit log.
+	Record(ctx context.Context, a Act) error
+	// Acts returns the newest limit acts, newest first.
+	Acts(ctx context.Context, limit int) ([]Act, error)
+}
+
+// Deliveries holds the webhooks that are owed.
+type Deliveries interface {
+	// Insert adds rows whose (tenant, endpoint, webhook id) is absent, in one group, and tells which were added. Rows come
+	// with LeasedUntil set by the inserter, who tries them at once.
+	Insert(ctx context.Context, rows []Delivery) ([]bool, error)
+	// Lease takes up to limit pending rows of one endpoint ("" for any) that are due at now and not leased, until then.
+	// Rows come earliest due first.
+	Lease(ctx context.Context, endpoint string, now, until time.Time, limit int) ([]Delivery, error)
+	// DueEndpoints returns the ids of endpoints with rows that are due at now and not leased.
+	DueEndpoints(ctx context.Context, now time.Time) ([]string, error)
+	// Update writes back status, attempts, next attempt and lease of rows, in one group.
+	Update(ctx context.Context, rows []Delivery) error
+	// Cancel ends every pending row of an endpoint with status (Cancelled, Skipped) and tells how many there were.
+	Cancel(ctx context.Context, tenant, endpoint, status string) (int, error)
+	Get(ctx context.Context, tenant, id string) (Delivery, error)
+	// List returns one page and the cursor of the next ("" at the end).
+	List(ctx context.Context, q DeliveryQuery) ([]Delivery, string, error)
+}

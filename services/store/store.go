@@ -1,0 +1,176 @@
+// Package store holds the shapes that ports speak in. Each port is declared by the step that calls it; the rooms below
+// implement them, one per technology, and storetest holds the suites that all of them pass.
+package store
+
+import (
+	"errors"
+	"time"
+
+	"crivo/pkg/txn"
+)
+
+// ErrNotFound is returned where a single thing was asked for and there is none.
+var ErrNotFound = errors.New("not found")
+
+// ErrChanged is returned by guarded updates whose guard no longer holds.
+var ErrChanged = errors.New("changed meanwhile")
+
+// Key names a transaction.
+type Key struct{ Tenant, ID string }
+
+// Claim is the transaction document's first form: what the edge holds on to before it publishes.
+type Claim struct {
+	Key
+	Digest     string
+	Run        int
+	ClaimedAt  time.Time // first acceptance, never changed
+	AcceptedAt time.Time // renewed when the run is raised
+	Deadline   time.Time
+	Body       []byte // the sealed transaction as JSON (txn.Sealed)
+}
+
+// Entry is the transaction document as stored.
+type Entry struct {
+	Claim
+	Event       []byte // the whole decided event (event.Decided), nil while undecided
+	DecidedAt   time.Time
+	Unannounced bool // decided, but its announcement is not known to have been published
+}
+
+// Decided tells whether the transaction has its decision.
+func (e Entry) Decided() bool { return e.Event != nil }
+
+// Claimed is the outcome of one claim: won, or what stood there before.
+type Claimed struct {
+	Won   bool
+	Entry Entry // what stands now; a won claim's own
+}
+
+// Decide asks to complete a claim where it has no decision, and to insert it whole where the claim is missing.
+type Decide struct {
+	Claim                // identity, digest, times and body of what was decided
+	Event       []byte   // event.Decided as JSON
+	Decision    string   // approve, review, decline: indexed
+	Reasons     []string // codes: indexed
+	DecidedAt   time.Time
+	Unannounced bool
+}
+
+// Decision outcomes.
+const (
+	DecidedNow     = "decided"  // this call's event is the decision
+	DecidedBefore  = "before"   // another event is: Entry.Event holds its bytes
+	DigestConflict = "conflict" // the claim belongs to another body: nothing written
+)
+
+// Outcome is what became of one Decide.
+type Outcome struct {
+	Status string
+	Entry  Entry
+}
+
+// Raise starts another run of an undecided transaction.
+type Raise struct {
+	Key
+	FromRun    int
+	AcceptedAt time.Time
+	Deadline   time.Time
+}
+
+// Tenant is one customer of the installation.
+type Tenant struct {
+	ID         string   `json:"id"`
+	DeadlineMS int      `json:"deadline_ms"` // 1000–5000, 2000 by default
+	TimeZone   string   `json:"time_zone"`   // IANA, America/Sao_Paulo by default
+	CreatedAt  txn.Time `json:"created_at"`
+}
+
+// APIKey is a credential of a tenant; the secret itself is never stored.
+type APIKey struct {
+	ID        string    `json:"id"`
+	Tenant    string    `json:"tenant"`
+	Hash      string    `json:"-"` // keyed hash of the secret
+	Roles     []string  `json:"roles"`
+	Rate      float64   `json:"rate,omitempty"` // requests a second, 0 = no limit
+	Source    string    `json:"-"`              // "env" for the key made from CRIVO_API_KEY
+	CreatedAt txn.Time  `json:"created_at"`
+	ExpiresAt *txn.Time `json:"expires_at,omitempty"`
+}
+
+// Endpoint is where a tenant wants its webhooks.
+type Endpoint struct {
+	ID          string            `json:"id"`
+	Tenant      string            `json:"-"`
+	URL         string            `json:"url"`
+	Events      []string          `json:"events"` // empty: all
+	Description string            `json:"description,omitempty"`
+	Payload     string            `json:"payload"` // thin, full
+	Headers     map[string]string `json:"headers,omitempty"`
+	Status      string            `json:"status"` // active, paused, disabled
+	Secrets     []Secret          `json:"-"`
+	CreatedAt   txn.Time          `json:"created_at"`
+}
+
+// Secret is a signing secret, sealed under the tenant's keys; Until is zero for the current one.
+type Secret struct {
+	Sealed []byte    `json:"sealed"`
+	Until  time.Time `json:"until"`
+}
+
+// Delivery states.
+const (
+	Pending   = "pending"
+	Delivered = "delivered"
+	Exhausted = "exhausted"
+	Skipped   = "skipped"
+	Cancelled = "cancelled"
+)
+
+// Delivery is one webhook owed to one endpoint. Body is what is sent, byte for byte.
+type Delivery struct {
+	ID            string // "dlv_…", unique
+	Tenant        string
+	EndpointID    string
+	TransactionID string
+	WebhookID     string // the receiver's key for repeats
+	Type          string // transaction.decided, …
+	Body          []byte
+	Status        string
+	Attempts      []Attempt
+	NextAttemptAt time.Time
+	LeasedUntil   time.Time
+	CreatedAt     time.Time
+}
+
+// Attempt is the record of one request.
+type Attempt struct {
+	Number        int       `json:"number"`
+	Trigger       string    `json:"trigger"` // auto, manual, replay, test
+	StartedAt     txn.Time  `json:"started_at"`
+	DNSMS         int64     `json:"dns_ms"`
+	ConnectMS     int64     `json:"connect_ms"`
+	TLSMS         int64     `json:"tls_ms"`
+	FirstByteMS   int64     `json:"first_byte_ms"`
+	DurationMS    int64     `json:"duration_ms"`
+	Status        int       `json:"status,omitempty"`
+	Error         string    `json:"error,omitempty"` // class: timeout, dns, connect, tls, blocked, redirect, …
+	Response      string    `json:"response,omitempty"`
+	NextAttemptAt *txn.Time `json:"next_attempt_at,omitempty"`
+}
+
+// DeliveryQuery selects deliveries of one tenant, newest first; zero fields do not filter. Cursor is opaque.
+type DeliveryQuery struct {
+	Tenant, EndpointID, TransactionID, Status string
+	Limit                                     int
+	Cursor                                    string
+}
+
+// Act is one operator's or analyst's deed for the audit log.
+type Act struct {
+	At     txn.Time       `json:"at"`
+	Actor  string         `json:"actor"`  // key id, "cli", "system"
+	Tenant string         `json:"tenant"` // "" for the installation
+	Action string         `json:"action"` // endpoint.create, key.delete, …
+	Target string         `json:"target"`
+	Detail map[string]any `json:"detail,omitempty"` // never a secret, never personal data
+}
