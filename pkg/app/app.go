@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+
+	"crivo/pkg/stage"
 )
 
 // Shell is what a service's Run gets from its process: connection, clock, log, metrics and health. Run owns none of it and
@@ -23,6 +25,7 @@ type Shell struct {
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer
 	Health  *Health
+	Steps   *stage.Metrics // the runner's collectors, one per process
 }
 
 // Clock tells the broker's time. A machine's own clock decides nothing; it only carries the offset on between two syncs.
