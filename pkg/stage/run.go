@@ -2,10 +2,23 @@ package stage
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
+)
+
+const (
+	// handlerTime is how long a handler may take before its context ends; a late answer still counts.
+	handlerTime = 20 * time.Second
+	// drainTime is how long what was pulled may take to finish once the runner's context ended.
+	drainTime = 10 * time.Second
+	// watch is how often an idle runner makes sure that its consumer still exists.
+	watch = 2 * time.Second
 )
 
 // Runner runs one step until its context ends, then drains: what was pulled is finished and acknowledged.
@@ -21,12 +34,264 @@ type Runner struct {
 	Now     func() time.Time
 	// NotReady is told why the step holds messages back ("" when it no longer does); nil is allowed.
 	NotReady func(reason string)
+	// Attempts counts the runs of messages that were delivered before.
+	Attempts Attempts
 }
 
 // Run pulls and settles until ctx ends. It waits for a consumer that is missing and binds again when the broker comes back
 // empty; it returns nil after a drain and an error only for a Runner that can never work.
-func (r Runner) Run(ctx context.Context) error { panic("to be written") }
+func (r Runner) Run(ctx context.Context) error {
+	if r.Spec.Batch < 1 || r.Spec.Batch > 1000 || r.Handle == nil || r.Bury == nil || r.Attempts == nil || r.Now == nil || r.Metrics == nil {
+		return fmt.Errorf("stage %s: incomplete runner", r.Spec.Step)
+	}
+	for ctx.Err() == nil {
+		consumer, err := r.bind(ctx)
+		if err != nil {
+			return nil // only the end of ctx stops the wait
+		}
+		w := &work{Runner: r, held: map[jetstream.Msg]time.Time{}, incoming: make(chan jetstream.Msg, 2*r.Spec.Batch)}
+		w.run(ctx, consumer)
+	}
+	return nil
+}
 
+// bind waits for the step's consumer.
+func (r Runner) bind(ctx context.Context) (jetstream.Consumer, error) {
+	for pause, said := 50*time.Millisecond, false; ; pause = min(2*pause, time.Second) {
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		consumer, err := r.JS.Consumer(try, r.Spec.Stream, r.Spec.Durable)
+		cancel()
+		if err == nil {
+			r.notReady("")
+			if said {
+				r.Log.Info().Str("consumer", r.Spec.Durable).Msg("consumer is there")
+			}
+			return consumer, nil
+		}
+		r.notReady("waiting for consumer " + r.Spec.Durable)
+		if !said && ctx.Err() == nil && pause > 200*time.Millisecond {
+			said = true
+			r.Log.Warn().Err(err).Str("consumer", r.Spec.Durable).Msg("waiting for the consumer")
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (r Runner) notReady(reason string) {
+	if r.NotReady != nil {
+		r.NotReady(reason)
+	}
+}
+
+// work is one binding of a runner to its consumer.
+type work struct {
+	Runner
+	incoming chan jetstream.Msg
+
+	mu   sync.Mutex
+	held map[jetstream.Msg]time.Time // pulled and not settled → when the broker last heard of it
+}
+
+// run pulls until ctx ends or the consumer is gone. The pull buffer and the channel together hold about two batches.
+func (w *work) run(ctx context.Context, consumer jetstream.Consumer) {
+	gone := make(chan error, 1)
+	pulling, err := consumer.Consume(func(m jetstream.Msg) {
+		w.hold(m)
+		w.incoming <- m
+	}, jetstream.PullMaxMessages(w.Spec.Batch), jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+			if errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) {
+				offer(gone, err)
+			}
+		}))
+	if err != nil {
+		_ = sleep(ctx, 200*time.Millisecond)
+		return
+	}
+	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var side sync.WaitGroup
+	side.Go(func() { w.heartbeat(hard) })
+	side.Go(func() { w.watch(hard, consumer, gone) })
+	side.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-gone:
+		}
+		pulling.Drain()
+		timeout := time.AfterFunc(drainTime, cancel)
+		defer timeout.Stop()
+		<-pulling.Closed()
+		close(w.incoming)
+		<-hard.Done()
+	})
+	w.loop(hard)
+	cancel()
+	pulling.Stop()
+	for range w.incoming { // a callback that waits for room is let go
+	}
+	side.Wait()
+	w.release()
+}
+
+func offer(to chan error, err error) {
+	select {
+	case to <- err:
+	default:
+	}
+}
+
+// watch notices a consumer that vanished while nothing moved.
+func (w *work) watch(ctx context.Context, consumer jetstream.Consumer, gone chan error) {
+	for sleep(ctx, watch) == nil {
+		try, cancel := context.WithTimeout(ctx, watch)
+		_, err := consumer.Info(try)
+		cancel()
+		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+			offer(gone, err)
+			return
+		}
+	}
+}
+
+// loop handles what has arrived, a batch at a time, until the channel closes or ctx ends.
+func (w *work) loop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case first, ok := <-w.incoming:
+			if !ok {
+				return
+			}
+			w.batch(ctx, w.collect(first))
+		}
+	}
+}
+
+// collect takes what is there already, waiting for nothing: a lone message passes at once, load makes batches by itself.
+func (w *work) collect(first jetstream.Msg) []jetstream.Msg {
+	batch := []jetstream.Msg{first}
+	for len(batch) < w.Spec.Batch {
+		select {
+		case m, ok := <-w.incoming:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, m)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// batch runs new messages together and repeated ones alone.
+func (w *work) batch(ctx context.Context, arrived []jetstream.Msg) {
+	var fresh []input
+	for _, m := range arrived {
+		in, err := read(m)
+		switch {
+		case err != nil:
+			w.Log.Error().Err(err).Msg("message without metadata")
+			w.settled(m)
+		case in.Deliveries > 1:
+			w.Metrics.outcome(w.Spec.Step, "repeated", 1)
+			w.alone(ctx, in)
+		default:
+			w.Metrics.waited(w.Spec.Step, w.Now().Sub(in.Stored))
+			fresh = append(fresh, in)
+		}
+	}
+	if len(fresh) > 0 {
+		w.together(ctx, fresh)
+	}
+}
+
+// input is a message with the broker's handle on it.
+type input struct {
+	Message
+	msg jetstream.Msg
+}
+
+func read(m jetstream.Msg) (input, error) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return input{}, err
+	}
+	return input{Message{Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Sequence: meta.Sequence.Stream,
+		Stored: meta.Timestamp, Deliveries: meta.NumDelivered}, m}, nil
+}
+
+// errPanic is what a handler's panic becomes; the stack goes to the log, it may quote data nowhere else.
+var errPanic = errors.New("handler panicked")
+
+// call runs the handler on a batch; a panic fails the whole of it.
+func (w *work) call(ctx context.Context, batch []input) (results []Result, panicked bool) {
+	ctx, cancel := context.WithTimeout(ctx, handlerTime)
+	defer cancel()
+	start := w.Now()
+	defer func() {
+		w.Metrics.took(w.Spec.Step, w.Now().Sub(start), len(batch))
+		if p := recover(); p != nil {
+			panicked = true
+			w.Log.Error().Str("stack", string(debug.Stack())).Msg("handler panicked")
+		}
+	}()
+	messages := make([]Message, len(batch))
+	for i, in := range batch {
+		messages[i] = in.Message
+	}
+	results = w.Handle(ctx, messages)
+	if len(results) != len(batch) {
+		panic("handler returned another number of results")
+	}
+	return results, false
+}
+
+// each runs handle on every message of a batch, at most workers at once, and keeps the order of results.
 func each(ctx context.Context, workers int, batch []Message, handle func(context.Context, Message) ([]Output, error)) []Result {
-	panic("to be written")
+	out := make([]Result, len(batch))
+	one := func(i int) { out[i].Outputs, out[i].Err = handle(ctx, batch[i]) }
+	if workers < 2 || len(batch) == 1 {
+		for i := range batch {
+			one(i)
+		}
+		return out
+	}
+	var all sync.WaitGroup
+	room := make(chan struct{}, workers)
+	panics := make(chan any, len(batch))
+	for i := range batch {
+		room <- struct{}{}
+		all.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					panics <- p // carried to the caller's goroutine, where the runner recovers it
+				}
+				<-room
+			}()
+			one(i)
+		})
+	}
+	all.Wait()
+	select {
+	case p := <-panics:
+		panic(p)
+	default:
+		return out
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -1,0 +1,118 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Attempts remembers the runs of messages that were delivered before, across crashes of the process that ran them.
+type Attempts interface {
+	// Get returns how often the message ran and why the last run ended, 0 for none.
+	Get(ctx context.Context, key string) (n int, cause string, err error)
+	Put(ctx context.Context, key string, n int, cause string) error
+	Forget(ctx context.Context, key string) error
+}
+
+// KV keeps attempts in a bucket of the broker. It binds at first use and again after an error.
+type KV struct {
+	JS     jetstream.JetStream
+	Bucket string
+}
+
+func (k KV) bind(ctx context.Context) (jetstream.KeyValue, error) {
+	return k.JS.KeyValue(ctx, k.Bucket)
+}
+
+// Get reads one record.
+func (k KV) Get(ctx context.Context, key string) (int, string, error) {
+	kv, err := k.bind(ctx)
+	if err != nil {
+		return 0, "", fmt.Errorf("attempts: %w", err)
+	}
+	entry, err := kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return 0, "", nil
+	}
+	if err != nil {
+		return 0, "", fmt.Errorf("attempts: %w", err)
+	}
+	count, cause, _ := strings.Cut(string(entry.Value()), " ")
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return 0, "", fmt.Errorf("attempts: record %s: %w", key, err)
+	}
+	return n, cause, nil
+}
+
+// Put writes one record.
+func (k KV) Put(ctx context.Context, key string, n int, cause string) error {
+	kv, err := k.bind(ctx)
+	if err == nil {
+		_, err = kv.PutString(ctx, key, strconv.Itoa(n)+" "+cause)
+	}
+	if err != nil {
+		return fmt.Errorf("attempts: %w", err)
+	}
+	return nil
+}
+
+// Forget removes one record.
+func (k KV) Forget(ctx context.Context, key string) error {
+	kv, err := k.bind(ctx)
+	if err == nil {
+		err = kv.Purge(ctx, key)
+	}
+	return err
+}
+
+func attemptKey(step string, sequence uint64) string {
+	return step + "/" + strconv.FormatUint(sequence, 10)
+}
+
+func causeOf(last string) string {
+	switch last {
+	case CausePanic, CauseExhausted:
+		return last
+	}
+	return CauseCrash
+}
+
+// recorded and record go on until the bucket answers: a run that is not recorded must not happen.
+func (w *work) recorded(ctx context.Context, key string) (n int, cause string, err error) {
+	err = w.insist(ctx, func(try context.Context) error {
+		n, cause, err = w.Attempts.Get(try, key)
+		return err
+	})
+	return n, cause, err
+}
+
+func (w *work) record(ctx context.Context, key string, n int, cause string) error {
+	return w.insist(ctx, func(try context.Context) error { return w.Attempts.Put(try, key, n, cause) })
+}
+
+// insist repeats do, each try bounded, until it works or ctx ends.
+func (w *work) insist(ctx context.Context, do func(context.Context) error) error {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		try, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		err := do(try)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if pause > 500*time.Millisecond {
+			w.Log.Warn().Err(err).Msg("the broker does not answer, trying on")
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}

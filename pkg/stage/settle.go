@@ -1,0 +1,224 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// MaxAttempts is how many recorded runs a message gets before it is buried. Its first run, in a batch, is not recorded.
+const MaxAttempts = 3
+
+// together handles messages that come for the first time. Their outputs are published as one group.
+func (w *work) together(ctx context.Context, batch []input) {
+	results, panicked := w.call(ctx, batch)
+	if panicked {
+		for _, in := range batch {
+			w.alone(ctx, in)
+		}
+		return
+	}
+	var outputs []Output
+	var done, blocked []input
+	for i, in := range batch {
+		switch err := results[i].Err; {
+		case err == nil:
+			outputs = append(outputs, results[i].Outputs...)
+			done = append(done, in)
+		case IsUnavailable(err):
+			blocked = append(blocked, in)
+		default:
+			w.failed(ctx, in, err, 0)
+		}
+	}
+	if err := w.publish(ctx, outputs); err != nil {
+		return // the hard end of a drain: the broker delivers them again
+	}
+	for _, in := range done {
+		w.ack(in)
+	}
+	w.persist(ctx, blocked)
+}
+
+// persist goes on with messages whose dependency is down, pulling nothing new, until it answers.
+func (w *work) persist(ctx context.Context, batch []input) {
+	if len(batch) == 0 {
+		return
+	}
+	w.Metrics.outcome(w.Spec.Step, "unavailable", len(batch))
+	w.notReady("a dependency is unavailable")
+	defer w.notReady("")
+	for pause := 50 * time.Millisecond; len(batch) > 0; pause = min(2*pause, time.Second) {
+		if sleep(ctx, pause/2+rand.N(pause)) != nil {
+			return
+		}
+		results, panicked := w.call(ctx, batch)
+		if panicked {
+			for _, in := range batch {
+				w.alone(ctx, in)
+			}
+			return
+		}
+		var still []input
+		for i, in := range batch {
+			if IsUnavailable(results[i].Err) {
+				still = append(still, in)
+				continue
+			}
+			w.finish(ctx, in, results[i], 0)
+		}
+		batch = still
+	}
+}
+
+// alone runs a message that was delivered before. Its attempt is recorded first, so that one which kills the process is known
+// by its record; three of them bury it.
+func (w *work) alone(ctx context.Context, in input) {
+	key := attemptKey(w.Spec.Step, in.Sequence)
+	n, last, err := w.recorded(ctx, key)
+	if err != nil {
+		return
+	}
+	if n >= MaxAttempts {
+		w.bury(ctx, in, causeOf(last), errors.New(last), n)
+		return
+	}
+	if w.record(ctx, key, n+1, CauseCrash) != nil {
+		return
+	}
+	results, panicked := w.call(ctx, []input{in})
+	switch {
+	case panicked:
+		if w.record(ctx, key, n+1, CausePanic) == nil {
+			w.retry(ctx, in, CausePanic, errPanic, n+1)
+		}
+	case IsUnavailable(results[0].Err):
+		_ = w.Attempts.Forget(ctx, key) // not the message's fault
+		w.persist(ctx, []input{in})
+	default:
+		w.finish(ctx, in, results[0], n+1)
+	}
+}
+
+// finish settles one result; attempt is 0 for a run that was not recorded.
+func (w *work) finish(ctx context.Context, in input, res Result, attempt int) {
+	if res.Err != nil {
+		w.failed(ctx, in, res.Err, attempt)
+		return
+	}
+	if w.publish(ctx, res.Outputs) != nil {
+		return
+	}
+	if attempt > 0 {
+		_ = w.Attempts.Forget(ctx, attemptKey(w.Spec.Step, in.Sequence))
+	}
+	w.ack(in)
+}
+
+// failed settles an input whose error is its own.
+func (w *work) failed(ctx context.Context, in input, err error, attempt int) {
+	switch {
+	case IsHold(err):
+		w.Metrics.outcome(w.Spec.Step, "held", 1)
+		w.notReady("holds messages of a newer schema: upgrade this step first")
+		if attempt > 0 {
+			_ = w.Attempts.Forget(ctx, attemptKey(w.Spec.Step, in.Sequence))
+		}
+		w.nak(in, 5*time.Second)
+	case IsUndecodable(err):
+		w.bury(ctx, in, CauseDecode, err, attempt)
+	case IsReject(err):
+		w.bury(ctx, in, CauseReject, err, attempt)
+	default:
+		w.retry(ctx, in, CauseExhausted, err, attempt)
+	}
+}
+
+// retry lets a message come again after a pause that grows, or buries it when its recorded attempts are used up.
+func (w *work) retry(ctx context.Context, in input, cause string, err error, attempt int) {
+	if attempt >= MaxAttempts {
+		w.bury(ctx, in, cause, err, attempt)
+		return
+	}
+	if attempt > 0 && cause != CausePanic && w.record(ctx, attemptKey(w.Spec.Step, in.Sequence), attempt, cause) != nil {
+		return
+	}
+	w.Metrics.outcome(w.Spec.Step, "retried", 1)
+	w.nak(in, 50*time.Millisecond<<attempt)
+}
+
+// bury gives a message up: what tells of it is stored before the broker forgets it.
+func (w *work) bury(ctx context.Context, in input, cause string, err error, attempts int) {
+	outputs, buryErr := w.Bury(ctx, Burial{Step: w.Spec.Step, Message: in.Message, Cause: cause, Err: err, Attempts: attempts})
+	if buryErr != nil {
+		w.Log.Error().Err(buryErr).Uint64("sequence", in.Sequence).Msg("burial not possible yet")
+		w.nak(in, time.Second)
+		return
+	}
+	for _, out := range outputs { // in order: the dead letter stands before anything follows from it
+		if w.publish(ctx, []Output{out}) != nil {
+			return
+		}
+	}
+	w.Metrics.outcome(w.Spec.Step, "buried_"+cause, 1)
+	w.Log.Warn().Str("cause", cause).Uint64("sequence", in.Sequence).Int("attempts", attempts).Msg("message buried")
+	if in.msg.TermWithReason(cause) == nil {
+		w.settled(in.msg)
+	}
+	_ = w.Attempts.Forget(ctx, attemptKey(w.Spec.Step, in.Sequence))
+}
+
+func (w *work) ack(in input) {
+	if in.msg.Ack() == nil {
+		w.Metrics.outcome(w.Spec.Step, "done", 1)
+	}
+	w.settled(in.msg)
+}
+
+func (w *work) nak(in input, after time.Duration) {
+	_ = in.msg.NakWithDelay(after) // unheard, the message comes again after AckWait
+	w.settled(in.msg)
+}
+
+func (w *work) hold(m jetstream.Msg) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.held[m] = w.Now()
+}
+
+func (w *work) settled(m jetstream.Msg) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.held, m)
+}
+
+// heartbeat says in-progress for whatever is held, every third of AckWait.
+func (w *work) heartbeat(ctx context.Context) {
+	for sleep(ctx, w.Spec.AckWait/6) == nil {
+		now := w.Now()
+		w.mu.Lock()
+		var due []jetstream.Msg
+		for m, heard := range w.held {
+			if now.Sub(heard) >= w.Spec.AckWait/3 {
+				w.held[m] = now
+				due = append(due, m)
+			}
+		}
+		w.mu.Unlock()
+		for _, m := range due {
+			_ = m.InProgress()
+		}
+	}
+}
+
+// release hands back what could not be finished.
+func (w *work) release() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for m := range w.held {
+		_ = m.Nak()
+	}
+}
