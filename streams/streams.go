@@ -137,7 +137,7 @@ func ReadIdent(h nats.Header) (Ident, error) {
 	return i, nil
 }
 
-// Out is the message that announces event with data for the transaction that i names.
-func Out(i Ident, event string, data []byte) stage.Output {
+// Message is what announces event with data for the transaction that i names.
+func Message(i Ident, event string, data []byte) stage.Output {
 	return stage.Output{Subject: Subject(event, i.Tenant), ID: MessageID(i.Tenant, i.ID, event, i.Run), Header: i.Header(), Data: data}
 }

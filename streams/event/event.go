@@ -28,10 +28,10 @@ type Enriched struct {
 	Degraded []string         `json:"degraded"` // "<what>: <class>"
 }
 
-// Value is one feature: a number that may be unknown. Unknown is not zero.
+// Value is one feature: a number that may be unknown. Unknown is not zero. On the wire it is the bare number, or null.
 type Value struct {
-	Known  bool    `json:"known"`
-	Number float64 `json:"number,omitempty"`
+	Known  bool
+	Number float64
 }
 
 // Validated adds what lists and providers say.

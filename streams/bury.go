@@ -1,0 +1,111 @@
+package streams
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"crivo/pkg/stage"
+	"crivo/pkg/txn"
+	"crivo/streams/event"
+)
+
+// Headers of a dead letter, beside those that the message had.
+const (
+	HeaderStep     = "Crivo-Dead-Step"
+	HeaderCause    = "Crivo-Dead-Cause"
+	HeaderStream   = "Crivo-Dead-Stream"
+	HeaderSequence = "Crivo-Dead-Sequence"
+	HeaderAttempts = "Crivo-Dead-Attempts"
+	HeaderFirstAt  = "Crivo-Dead-First-At" // Unix ms, when the broker stored the message
+	HeaderDetail   = "Crivo-Dead-Detail"
+)
+
+// Faulted is the reason code of a decision made because processing failed.
+const Faulted = "PROCESSING_FAULT"
+
+// Body returns the accepted transaction for a message whose own body cannot be read; from the claim, in practice.
+type Body func(ctx context.Context, i Ident) (event.Submitted, error)
+
+// Bury returns what the runner of step publishes before it gives a message up: the dead letter with the bytes as they were,
+// then a scored event with decision review, so that the transaction is decided all the same. Notify's dead letters, and those
+// without identity, stand alone: nothing is left to decide, or nobody knows for whom.
+func Bury(spec stage.Spec, body Body) func(context.Context, stage.Burial) ([]stage.Output, error) {
+	return func(ctx context.Context, b stage.Burial) ([]stage.Output, error) {
+		ident, identErr := ReadIdent(b.Message.Header)
+		out := []stage.Output{letter(spec, b, ident)}
+		if identErr != nil || spec.Step == Notify.Step || spec.Step == Persist.Step {
+			return out, nil
+		}
+		scored, err := synthetic(ctx, b, ident, body)
+		if err != nil {
+			return nil, err
+		}
+		data, err := event.Encode(scored)
+		if err != nil {
+			return nil, err
+		}
+		fate := Message(ident, EventScored, data)
+		fate.ID = ident.Tenant + "/" + ident.ID + "/buried/" + spec.Step + "/" + strconv.Itoa(ident.Run)
+		return append(out, fate), nil
+	}
+}
+
+func letter(spec stage.Spec, b stage.Burial, ident Ident) stage.Output {
+	h := nats.Header{}
+	for name, values := range b.Message.Header {
+		if !strings.HasPrefix(name, "Nats-") {
+			h[name] = values
+		}
+	}
+	h.Set(HeaderStep, b.Step)
+	h.Set(HeaderCause, b.Cause)
+	h.Set(HeaderStream, spec.Stream)
+	h.Set(HeaderSequence, strconv.FormatUint(b.Message.Sequence, 10))
+	h.Set(HeaderAttempts, strconv.Itoa(b.Attempts))
+	h.Set(HeaderFirstAt, strconv.FormatInt(b.Message.Stored.UnixMilli(), 10))
+	if b.Err != nil {
+		h.Set(HeaderDetail, strings.Map(printable, b.Err.Error()))
+	}
+	tenant := ident.Tenant
+	if tenant == "" {
+		tenant = "unknown"
+	}
+	return stage.Output{Subject: "dlq." + b.Step + "." + b.Cause + "." + tenant, Header: h, Data: b.Message.Data,
+		ID: b.Step + "/" + spec.Stream + "/" + strconv.FormatUint(b.Message.Sequence, 10) + "/" + strconv.FormatInt(b.Message.Stored.UnixMilli(), 10)}
+}
+
+func printable(r rune) rune {
+	if r < ' ' {
+		return ' '
+	}
+	return r
+}
+
+// synthetic is the event that gets a buried transaction decided: what is known of it, and the decision review.
+func synthetic(ctx context.Context, b stage.Burial, ident Ident, body Body) (event.Scored, error) {
+	var s event.Scored
+	if v, err := event.Decode[event.Validated](b.Message.Data); err == nil {
+		s.Validated = v // each event reads as the ones it holds
+	} else {
+		s.Submitted = event.Submitted{Schema: event.Schema, Tenant: ident.Tenant, ID: ident.ID, Run: ident.Run,
+			ClaimedAt: txn.At(ident.AcceptedAt), AcceptedAt: txn.At(ident.AcceptedAt), Deadline: txn.At(ident.Deadline), Digest: ident.Digest}
+		if body != nil {
+			known, err := body(ctx, ident)
+			if err != nil {
+				return s, err
+			}
+			s.Submitted = known
+		}
+	}
+	s.Verdict = Fault(b.Step, b.Cause, s.RuleSet)
+	return s, nil
+}
+
+// Fault is the verdict of a transaction whose processing failed for good.
+func Fault(step, cause string, set txn.RuleSet) txn.Verdict {
+	return txn.Verdict{Decision: txn.Review, Score: 50, RiskBand: "medium", RuleSet: set, Reasons: []txn.Reason{{Code: Faulted,
+		Text: "could not be processed (" + step + ": " + cause + "), a person must look", Rule: "processing", Points: 0}}}
+}

@@ -1,0 +1,158 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Layout is what differs between installations.
+type Layout struct {
+	Replicas       int   // 1 on one node, 3 on a cluster
+	SubmittedBytes int64 // byte budget of TX_SUBMITTED; the other streams get a multiple (see budget)
+}
+
+// DefaultLayout suits one node: about a million transactions in TX_SUBMITTED.
+var DefaultLayout = Layout{Replicas: 1, SubmittedBytes: 2 << 30}
+
+const (
+	day        = 24 * time.Hour
+	duplicates = 2 * time.Minute
+)
+
+// budget is each stream's share in units of TX_SUBMITTED's: events grow along the flow, since each holds the one before.
+var budget = map[string]int64{Submitted: 1, Enriched: 2, Validated: 2, Scored: 3, Decided: 3}
+
+// Streams returns every stream of the layout. Limits retention and DiscardNew: full means refused at the edge, never dropped.
+func (l Layout) Streams() []jetstream.StreamConfig {
+	flow := func(name, event string, age time.Duration) jetstream.StreamConfig {
+		return jetstream.StreamConfig{Name: name, Subjects: []string{"tx." + event + ".*"}, Retention: jetstream.LimitsPolicy,
+			Discard: jetstream.DiscardNew, Storage: jetstream.FileStorage, Replicas: max(1, l.Replicas), MaxAge: age,
+			MaxBytes: budget[name] * l.SubmittedBytes, Duplicates: duplicates, AllowAtomicPublish: true, AllowDirect: true}
+	}
+	all := []jetstream.StreamConfig{
+		flow(Submitted, EventSubmitted, 30*day), flow(Enriched, EventEnriched, 2*day), flow(Validated, EventValidated, 2*day),
+		flow(Scored, EventScored, 2*day), flow(Decided, EventDecided, 30*day), flow(Labeled, "labeled", 400*day),
+		flow(DeadLetters, "", 90*day), flow(Control, "", 0),
+	}
+	all[5].MaxBytes = -1
+	all[6].Subjects, all[6].MaxBytes = []string{"dlq.>"}, -1
+	all[7].Subjects, all[7].MaxBytes, all[7].MaxMsgsPerSubject, all[7].Discard = []string{"control.>"}, -1, 1, jetstream.DiscardOld
+	return all
+}
+
+// Consumers returns the durable of every step. Attempts are counted in code, so the broker redelivers without end.
+func (l Layout) Consumers() map[string]jetstream.ConsumerConfig {
+	out := map[string]jetstream.ConsumerConfig{}
+	for _, s := range Steps {
+		out[s.Stream] = jetstream.ConsumerConfig{Durable: s.Durable, Name: s.Durable, AckPolicy: jetstream.AckExplicitPolicy,
+			AckWait: s.AckWait, MaxDeliver: -1, MaxAckPending: s.MaxAckPending, DeliverPolicy: jetstream.DeliverAllPolicy,
+			ReplayPolicy: jetstream.ReplayInstantPolicy, MaxWaiting: 512, Replicas: 0}
+	}
+	return out
+}
+
+// Attempts is the bucket of attempts; records outlive any message's retries and go by themselves.
+func (l Layout) Attempts() jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{Bucket: AttemptsBucket, TTL: time.Hour, Storage: jetstream.FileStorage, Replicas: max(1, l.Replicas)}
+}
+
+// Ensure creates what is missing and updates what differs; it does nothing where all stands. It is safe to call at any time
+// and tells what it changed.
+func Ensure(ctx context.Context, js jetstream.JetStream, l Layout) ([]string, error) {
+	changes, err := Diff(ctx, js, l)
+	if err != nil {
+		return nil, err
+	}
+	var done []string
+	for _, c := range changes {
+		if err := c.apply(ctx); err != nil {
+			return done, fmt.Errorf("%s: %w", c.Text, err)
+		}
+		done = append(done, c.Text)
+	}
+	return done, nil
+}
+
+// Change is one difference between what stands and what the layout wants.
+type Change struct {
+	Text  string // "create stream TX_SUBMITTED"
+	apply func(context.Context) error
+}
+
+// Diff returns what Ensure would do, in order.
+func Diff(ctx context.Context, js jetstream.JetStream, l Layout) ([]Change, error) {
+	var out []Change
+	for _, want := range l.Streams() {
+		change, err := diffStream(ctx, js, want)
+		if err != nil {
+			return nil, fmt.Errorf("stream %s: %w", want.Name, err)
+		}
+		out = append(out, change...)
+	}
+	for _, s := range Steps {
+		change, err := diffConsumer(ctx, js, s.Stream, l.Consumers()[s.Stream])
+		if err != nil {
+			return nil, fmt.Errorf("consumer %s: %w", s.Durable, err)
+		}
+		out = append(out, change...)
+	}
+	_, err := js.KeyValue(ctx, AttemptsBucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		return append(out, Change{"create bucket " + AttemptsBucket, func(ctx context.Context) error {
+			_, err := js.CreateOrUpdateKeyValue(ctx, l.Attempts())
+			return err
+		}}), nil
+	}
+	return out, err
+}
+
+func diffStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) ([]Change, error) {
+	create := func(ctx context.Context) error {
+		_, err := js.CreateOrUpdateStream(ctx, want)
+		return err
+	}
+	stream, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return []Change{{"create stream " + want.Name, create}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if have := stream.CachedInfo().Config; !sameStream(have, want) {
+		return []Change{{"update stream " + want.Name, create}}, nil
+	}
+	return nil, nil
+}
+
+// sameStream compares what the layout decides and leaves alone what the server fills in.
+func sameStream(a, b jetstream.StreamConfig) bool {
+	return slices.Equal(a.Subjects, b.Subjects) && a.Retention == b.Retention && a.Discard == b.Discard && a.Storage == b.Storage &&
+		a.Replicas == b.Replicas && a.MaxAge == b.MaxAge && a.MaxBytes == b.MaxBytes && a.Duplicates == b.Duplicates &&
+		a.AllowAtomicPublish == b.AllowAtomicPublish && a.AllowDirect == b.AllowDirect &&
+		(a.MaxMsgsPerSubject == b.MaxMsgsPerSubject || a.MaxMsgsPerSubject <= 0 && b.MaxMsgsPerSubject <= 0)
+}
+
+func diffConsumer(ctx context.Context, js jetstream.JetStream, stream string, want jetstream.ConsumerConfig) ([]Change, error) {
+	create := func(ctx context.Context) error {
+		_, err := js.CreateOrUpdateConsumer(ctx, stream, want)
+		return err
+	}
+	consumer, err := js.Consumer(ctx, stream, want.Durable)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		return []Change{{"create consumer " + want.Durable, create}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	have := consumer.CachedInfo().Config
+	if have.AckPolicy != want.AckPolicy || have.AckWait != want.AckWait || have.MaxDeliver != want.MaxDeliver ||
+		have.MaxAckPending != want.MaxAckPending {
+		return []Change{{"update consumer " + want.Durable, create}}, nil
+	}
+	return nil, nil
+}
