@@ -12,6 +12,9 @@ import (
 // ErrNotFound is returned where a single thing was asked for and there is none.
 var ErrNotFound = errors.New("not found")
 
+// ErrCursor is returned for a cursor that no page gave out.
+var ErrCursor = errors.New("bad cursor")
+
 // ErrChanged is returned by guarded updates whose guard no longer holds.
 var ErrChanged = errors.New("changed meanwhile")
 
@@ -26,7 +29,7 @@ type Claim struct {
 	ClaimedAt  time.Time // first acceptance, never changed
 	AcceptedAt time.Time // renewed when the run is raised
 	Deadline   time.Time
-	Body       []byte // the sealed transaction as JSON (txn.Sealed)
+	Body       []byte // the sealed transaction as JSON (txn.Sealed); nil once decided, the event holds it
 }
 
 // Entry is the transaction document as stored.

@@ -1,0 +1,218 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"crivo/services/store"
+)
+
+// Deliveries holds the webhooks that are owed in one SQLite file.
+type Deliveries struct{ *file }
+
+var deliverySchema = []string{`
+CREATE TABLE deliveries (
+	number INTEGER PRIMARY KEY,
+	id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL, endpoint TEXT NOT NULL, txid TEXT NOT NULL, webhook TEXT NOT NULL,
+	type TEXT NOT NULL, body BLOB NOT NULL, status TEXT NOT NULL, attempts TEXT NOT NULL,
+	next_at INTEGER NOT NULL, leased_until INTEGER NOT NULL, created_at INTEGER NOT NULL,
+	UNIQUE (tenant, endpoint, webhook)
+) STRICT;
+CREATE INDEX due ON deliveries (endpoint, next_at) WHERE status = 'pending';
+CREATE INDEX by_transaction ON deliveries (tenant, txid, number)`}
+
+// OpenDeliveries opens or makes the store at path.
+func OpenDeliveries(path string, o Options) (*Deliveries, error) {
+	f, err := open(path, o, deliverySchema)
+	if err != nil {
+		return nil, err
+	}
+	return &Deliveries{f}, nil
+}
+
+const deliveryColumns = "number, id, tenant, endpoint, txid, webhook, type, body, status, attempts, next_at, leased_until, created_at"
+
+// Insert adds rows that are absent, in one group.
+func (d *Deliveries) Insert(ctx context.Context, rows []store.Delivery) ([]bool, error) {
+	added := make([]bool, len(rows))
+	err := d.group(ctx, func(tx *sql.Tx) error {
+		insert, err := tx.PrepareContext(ctx, `INSERT INTO deliveries (id, tenant, endpoint, txid, webhook, type, body, status, attempts, next_at,
+			leased_until, created_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`)
+		if err != nil {
+			return err
+		}
+		defer insert.Close()
+		for i, r := range rows {
+			attempts, err := json.Marshal(r.Attempts)
+			if err != nil {
+				return err
+			}
+			res, err := insert.ExecContext(ctx, r.ID, r.Tenant, r.EndpointID, r.TransactionID, r.WebhookID, r.Type, r.Body, r.Status,
+				string(attempts), r.NextAttemptAt.UnixMilli(), r.LeasedUntil.UnixMilli(), r.CreatedAt.UnixMilli())
+			if err != nil {
+				return err
+			}
+			n, _ := res.RowsAffected()
+			added[i] = n == 1
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("insert deliveries: %w", err)
+	}
+	return added, nil
+}
+
+// Lease takes pending rows that are due and free.
+func (d *Deliveries) Lease(ctx context.Context, endpoint string, now, until time.Time, limit int) ([]store.Delivery, error) {
+	var out []store.Delivery
+	err := d.group(ctx, func(tx *sql.Tx) error {
+		query := "SELECT " + deliveryColumns + " FROM deliveries WHERE status = 'pending' AND next_at <= ? AND leased_until <= ?"
+		args := []any{now.UnixMilli(), now.UnixMilli()}
+		if endpoint != "" {
+			query, args = query+" AND endpoint = ?", append(args, endpoint)
+		}
+		rows, err := tx.QueryContext(ctx, query+" ORDER BY next_at LIMIT ?", append(args, limit)...)
+		if err != nil {
+			return err
+		}
+		if out, err = scanDeliveries(rows); err != nil {
+			return err
+		}
+		for i := range out {
+			out[i].LeasedUntil = until.UTC().Truncate(time.Millisecond)
+			if _, err := tx.ExecContext(ctx, "UPDATE deliveries SET leased_until = ? WHERE id = ?", until.UnixMilli(), out[i].ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lease: %w", err)
+	}
+	return out, nil
+}
+
+// DueEndpoints names endpoints that have rows to lease.
+func (d *Deliveries) DueEndpoints(ctx context.Context, now time.Time) ([]string, error) {
+	rows, err := d.read.QueryContext(ctx, `SELECT DISTINCT endpoint FROM deliveries WHERE status = 'pending' AND next_at <= ? AND leased_until <= ?`,
+		now.UnixMilli(), now.UnixMilli())
+	if err != nil {
+		return nil, fmt.Errorf("due endpoints: %w", err)
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("due endpoints: %w", err)
+		}
+		out = append(out, id)
+	}
+	return out, rows.Err()
+}
+
+// Update writes rows back, in one group.
+func (d *Deliveries) Update(ctx context.Context, rows []store.Delivery) error {
+	err := d.group(ctx, func(tx *sql.Tx) error {
+		for _, r := range rows {
+			attempts, err := json.Marshal(r.Attempts)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, "UPDATE deliveries SET status = ?, attempts = ?, next_at = ?, leased_until = ? WHERE id = ?",
+				r.Status, string(attempts), r.NextAttemptAt.UnixMilli(), r.LeasedUntil.UnixMilli(), r.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("update deliveries: %w", err)
+	}
+	return nil
+}
+
+// Cancel ends every pending row of an endpoint.
+func (d *Deliveries) Cancel(ctx context.Context, tenant, endpoint, status string) (int, error) {
+	res, err := d.write.ExecContext(ctx, "UPDATE deliveries SET status = ? WHERE status = 'pending' AND endpoint = ? AND tenant = ?", status, endpoint, tenant)
+	if err != nil {
+		return 0, fmt.Errorf("cancel: %w", err)
+	}
+	n, _ := res.RowsAffected()
+	return int(n), nil
+}
+
+// Get returns one row of a tenant.
+func (d *Deliveries) Get(ctx context.Context, tenant, id string) (store.Delivery, error) {
+	rows, err := d.read.QueryContext(ctx, "SELECT "+deliveryColumns+" FROM deliveries WHERE id = ? AND tenant = ?", id, tenant)
+	if err != nil {
+		return store.Delivery{}, fmt.Errorf("get delivery: %w", err)
+	}
+	found, err := scanDeliveries(rows)
+	if err != nil || len(found) == 0 {
+		return store.Delivery{}, errors.Join(err, store.ErrNotFound)
+	}
+	return found[0], nil
+}
+
+// List returns one page, newest first; the cursor is the last row's number.
+func (d *Deliveries) List(ctx context.Context, q store.DeliveryQuery) ([]store.Delivery, string, error) {
+	where, args := []string{"tenant = ?"}, []any{q.Tenant}
+	for _, f := range []struct{ column, value string }{{"endpoint", q.EndpointID}, {"txid", q.TransactionID}, {"status", q.Status}} {
+		if f.value != "" {
+			where, args = append(where, f.column+" = ?"), append(args, f.value)
+		}
+	}
+	if q.Cursor != "" {
+		text, err := base64.RawURLEncoding.DecodeString(q.Cursor)
+		number, numErr := strconv.ParseInt(string(text), 10, 64)
+		if err != nil || numErr != nil {
+			return nil, "", store.ErrCursor
+		}
+		where, args = append(where, "number < ?"), append(args, number)
+	}
+	rows, err := d.read.QueryContext(ctx, "SELECT "+deliveryColumns+" FROM deliveries WHERE "+strings.Join(where, " AND ")+
+		" ORDER BY number DESC LIMIT ?", append(args, q.Limit+1)...)
+	if err != nil {
+		return nil, "", fmt.Errorf("list deliveries: %w", err)
+	}
+	out, numbers, err := scanNumbered(rows)
+	if err != nil || len(out) <= q.Limit {
+		return out, "", err
+	}
+	return out[:q.Limit], base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(numbers[q.Limit-1], 10))), nil
+}
+
+func scanDeliveries(rows *sql.Rows) ([]store.Delivery, error) {
+	out, _, err := scanNumbered(rows)
+	return out, err
+}
+
+func scanNumbered(rows *sql.Rows) ([]store.Delivery, []int64, error) {
+	defer rows.Close()
+	out, numbers := []store.Delivery{}, []int64{}
+	for rows.Next() {
+		var r store.Delivery
+		var attempts string
+		var number, next, leased, created int64
+		if err := rows.Scan(&number, &r.ID, &r.Tenant, &r.EndpointID, &r.TransactionID, &r.WebhookID, &r.Type, &r.Body, &r.Status, &attempts,
+			&next, &leased, &created); err != nil {
+			return nil, nil, fmt.Errorf("delivery row: %w", err)
+		}
+		if err := json.Unmarshal([]byte(attempts), &r.Attempts); err != nil {
+			return nil, nil, fmt.Errorf("delivery attempts: %w", err)
+		}
+		r.NextAttemptAt, r.LeasedUntil, r.CreatedAt = millis(next), millis(leased), millis(created)
+		out, numbers = append(out, r), append(numbers, number)
+	}
+	return out, numbers, rows.Err()
+}
