@@ -1,0 +1,165 @@
+package rules
+
+import (
+	"slices"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
+
+	"crivo/pkg/txn"
+)
+
+// outcome is what a rule says of one fact document.
+type outcome int
+
+const (
+	quiet   outcome = iota // the condition is false
+	fired                  // it is true
+	open                   // it depends on something unknown
+	missing                // it needs something that the client did not send
+)
+
+// Evaluate decides. Points add up and are capped once, at the end; a hard decline beats a hard review beats the thresholds,
+// and an allow beats only the thresholds. Whatever an unknown input could still do counts: approve comes out only if every
+// possible value of what is unknown gives it.
+func (s *Set) Evaluate(f Facts) txn.Verdict {
+	t := tally{set: s, facts: f}
+	var holes []*cel.AttributePatternType
+	if len(f.Unknown) > 0 {
+		holes = patterns(f.Unknown)
+	}
+	for i := range s.rules {
+		r := &s.rules[i]
+		t.add(r, r.run(f, holes))
+	}
+	return t.verdict()
+}
+
+// patterns name unknown facts for partial evaluation.
+func patterns(unknown []string) []*cel.AttributePatternType {
+	out := make([]*cel.AttributePatternType, len(unknown))
+	for i, path := range unknown {
+		entity, field, _ := strings.Cut(path, ".")
+		out[i] = cel.AttributePattern(entity).QualString(field)
+	}
+	return out
+}
+
+func (r *rule) run(f Facts, holes []*cel.AttributePatternType) outcome {
+	program, vars := r.plain, any(f.Vars)
+	if len(holes) > 0 {
+		partial, err := cel.PartialVars(f.Vars, holes...)
+		if err != nil {
+			return open
+		}
+		program, vars = r.partial, partial
+	}
+	value, _, err := program.Eval(vars)
+	switch {
+	case err == nil && value == types.True:
+		return fired
+	case err == nil && value == types.False:
+		return quiet
+	case err == nil && types.IsUnknown(value):
+		return open
+	}
+	return missing
+}
+
+// tally collects what rules said.
+type tally struct {
+	set     *Set
+	facts   Facts
+	sum     int
+	maybe   int // points of rules that unknown inputs keep open
+	hard    string
+	allowed bool
+	doubt   bool // an open rule could demand more than the thresholds do
+	reasons []txn.Reason
+	open    []txn.Reason
+}
+
+func (t *tally) add(r *rule, o outcome) {
+	switch {
+	case o == fired || o == missing && r.onMissing == points:
+		t.fire(r)
+	case o == missing && r.onMissing == review:
+		t.hard = severer(t.hard, txn.Review)
+		t.reasons = append(t.reasons, t.reason(r, "needs something that was not sent: "+r.text.fill(t.facts), 0))
+	case o == open && r.decide != txn.Approve:
+		t.maybe += r.points
+		t.doubt = t.doubt || r.decide != ""
+		t.open = append(t.open, t.reason(r, "could not be evaluated, an input is unknown", 0))
+	}
+}
+
+func (t *tally) fire(r *rule) {
+	t.sum += r.points
+	if r.decide == txn.Approve {
+		t.allowed = true
+	} else if r.decide != "" {
+		t.hard = severer(t.hard, r.decide)
+	}
+	t.reasons = append(t.reasons, t.reason(r, r.text.fill(t.facts), r.points))
+}
+
+func (t *tally) reason(r *rule, text string, points int) txn.Reason {
+	inputs := make(map[string]any, len(r.inputs))
+	for _, path := range r.inputs {
+		if v := t.facts.get(path); v != nil {
+			inputs[path] = v
+		}
+	}
+	return txn.Reason{Code: r.code, Text: text, Rule: r.id, Points: points, Inputs: inputs}
+}
+
+func (t *tally) verdict() txn.Verdict {
+	v := txn.Verdict{Score: min(t.sum, 100), RuleSet: t.set.ref}
+	v.Decision = t.set.byScore(v.Score)
+	if t.allowed {
+		v.Decision = txn.Approve
+	}
+	v.Decision = severer(v.Decision, t.hard)
+	if v.Decision == txn.Approve && (t.doubt || !t.allowed && min(t.sum+t.maybe, 100) >= t.set.reviewAt) {
+		v.Decision = txn.Review
+		t.reasons = append(t.reasons, t.open...)
+	}
+	// A hard decision raises the score to its band, so that score, band and decision never contradict each other.
+	switch v.Decision {
+	case txn.Review:
+		v.Score = max(v.Score, t.set.reviewAt)
+	case txn.Decline:
+		v.Score = max(v.Score, t.set.declineAt)
+	}
+	v.RiskBand = t.set.band(v.Score)
+	slices.SortStableFunc(t.reasons, func(a, b txn.Reason) int { return b.Points - a.Points })
+	v.Reasons = t.reasons
+	if v.Reasons == nil {
+		v.Reasons = []txn.Reason{}
+	}
+	return v
+}
+
+func (s *Set) byScore(score int) string {
+	switch {
+	case score >= s.declineAt:
+		return txn.Decline
+	case score >= s.reviewAt:
+		return txn.Review
+	}
+	return txn.Approve
+}
+
+func (s *Set) band(score int) string {
+	return map[string]string{txn.Approve: "low", txn.Review: "medium", txn.Decline: "high"}[s.byScore(score)]
+}
+
+// severer returns the severer of two decisions; "" is milder than any.
+func severer(a, b string) string {
+	rank := []string{"", txn.Approve, txn.Review, txn.Decline}
+	if slices.Index(rank, a) >= slices.Index(rank, b) {
+		return a
+	}
+	return b
+}
