@@ -4,7 +4,10 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"crivo/pkg/txn"
 )
@@ -176,4 +179,12 @@ type Act struct {
 	Action string         `json:"action"` // endpoint.create, key.delete, …
 	Target string         `json:"target"`
 	Detail map[string]any `json:"detail,omitempty"` // never a secret, never personal data
+}
+
+// Transaction reads the sealed transaction that an undecided entry holds.
+func (e Entry) Transaction(into *txn.Sealed) error {
+	if err := json.Unmarshal(e.Body, into); err != nil {
+		return fmt.Errorf("claim %s/%s: body unreadable", e.Tenant, e.ID)
+	}
+	return nil
 }

@@ -1,0 +1,164 @@
+// Package enrich adds what is known of the entities in a transaction: how often and how much each of them paid or was paid in
+// the windows that rules look at. It pins the rule-set version that the transaction will be judged by.
+package enrich
+
+import (
+	"context"
+	"time"
+
+	"crivo/pkg/app"
+	"crivo/pkg/stage"
+	"crivo/pkg/txn"
+	"crivo/streams"
+	"crivo/streams/event"
+)
+
+// Windows are (t−W, t] in event time, the current transaction included.
+var Windows = []Window{{"5m", 5 * time.Minute}, {"1h", time.Hour}, {"24h", 24 * time.Hour}, {"30d", 30 * 24 * time.Hour}}
+
+// Window is one span that counts and sums are kept for.
+type Window struct {
+	Name string
+	Span time.Duration
+}
+
+// Event is one transaction as the feature store sees it. Entities name keys that start with the tenant and hold tokens.
+type Event struct {
+	Key      string // tenant/id: applied once
+	Sequence uint64 // in TX_SUBMITTED
+	At       time.Time
+	Amount   int64 // minor units
+	Entities []Entity
+}
+
+// Entity is one of a transaction's parties: its role, and the key that its history is kept under.
+type Entity struct{ Role, Key string }
+
+// History is what an entity's windows hold as of an event, the event included.
+type History struct {
+	Counts []int64 // by window, in the order of Windows
+	Sums   []int64
+	First  time.Time // of its first event ever
+}
+
+// Features keeps entities' histories.
+type Features interface {
+	// Apply adds each event once and returns the histories of its entities as of its own time, in order. A repeat adds
+	// nothing and reads the same windows.
+	Apply(ctx context.Context, events []Event) ([][]History, error)
+}
+
+// Config is what the service needs.
+type Config struct {
+	app.Shell
+	Features Features
+	RuleSet  func() txn.RuleSet // what to pin
+}
+
+// Stage enriches a batch with one call of the feature store.
+type Stage struct {
+	Features Features
+	RuleSet  func() txn.RuleSet
+}
+
+// Run enriches until ctx ends.
+func Run(ctx context.Context, cfg Config) error {
+	s := Stage{cfg.Features, cfg.RuleSet}
+	return streams.Runner(cfg.Shell, streams.Enrich, s.Handle, nil).Run(ctx)
+}
+
+// Handle enriches a batch. A feature store that fails leaves its features unknown and says so; nothing waits for it.
+func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result {
+	out := make([]stage.Result, len(batch))
+	ins, idents := make([]event.Submitted, len(batch)), make([]streams.Ident, len(batch))
+	var events []Event
+	for i, m := range batch {
+		idents[i], ins[i], out[i].Err = streams.Read[event.Submitted](m)
+		if out[i].Err == nil {
+			events = append(events, EventOf(ins[i], m.Sequence))
+		}
+	}
+	histories, err := s.Features.Apply(ctx, events)
+	k := 0
+	for i := range batch {
+		if out[i].Err != nil {
+			continue
+		}
+		e := event.Enriched{Submitted: ins[i], RuleSet: s.RuleSet(), Degraded: []string{}}
+		if err != nil {
+			e.Features, e.Degraded = unknown(events[k]), append(e.Degraded, "features: unavailable")
+		} else {
+			e.Features = values(events[k], histories[k])
+		}
+		k++
+		out[i].Outputs, out[i].Err = streams.Announce(idents[i], streams.EventEnriched, e)
+	}
+	return out
+}
+
+// EventOf reads the entities of a transaction: payer, payee, device and terminal, each by the best name that it has.
+func EventOf(s event.Submitted, sequence uint64) Event {
+	e := Event{Key: s.Tenant + "/" + s.ID, Sequence: sequence, At: s.Tx.CreatedAt.Time, Amount: s.Tx.Amount}
+	add := func(role, key string) {
+		if key != "" {
+			e.Entities = append(e.Entities, Entity{role, s.Tenant + "/" + role + "/" + key})
+		}
+	}
+	add("payer", partyKey(&s.Tx.Payer))
+	add("payee", partyKey(s.Tx.Payee))
+	if d := s.Tx.Device; d != nil {
+		add("device", d.ID)
+	}
+	if m := s.Tx.Merchant; m != nil {
+		add("terminal", m.TerminalID)
+	}
+	return e
+}
+
+func partyKey(p *txn.SealedParty) string {
+	switch {
+	case p == nil:
+		return ""
+	case p.Document != nil:
+		return p.Document.Token
+	case p.CustomerID != "":
+		return p.CustomerID
+	case p.Account != nil && p.Account.Token != "":
+		return p.Account.Token
+	case p.PixKey != nil:
+		return p.PixKey.Token
+	}
+	return ""
+}
+
+// names are the features of one role, spelled once: count and sum by window, then first_seen_s.
+func names(role string) []string {
+	out := make([]string, 0, 2*len(Windows)+1)
+	for _, w := range Windows {
+		out = append(out, role+".count_"+w.Name, role+".sum_"+w.Name)
+	}
+	return append(out, role+".first_seen_s")
+}
+
+func values(e Event, histories []History) map[string]event.Value {
+	out := make(map[string]event.Value, len(e.Entities)*(2*len(Windows)+1))
+	for i, entity := range e.Entities {
+		n, h := names(entity.Role), histories[i]
+		for w := range Windows {
+			out[n[2*w]] = event.Value{Known: true, Number: float64(h.Counts[w])}
+			out[n[2*w+1]] = event.Value{Known: true, Number: float64(h.Sums[w])}
+		}
+		out[n[2*len(Windows)]] = event.Value{Known: true, Number: max(0, e.At.Sub(h.First).Seconds())}
+	}
+	return out
+}
+
+func unknown(e Event) map[string]event.Value {
+	out := map[string]event.Value{}
+	for _, entity := range e.Entities {
+		for _, name := range names(entity.Role) {
+			out[name] = event.Value{}
+		}
+	}
+	return out
+}

@@ -1,0 +1,159 @@
+// Package persist is the one arbiter: it completes each claim with its decision, once, and announces what the store holds,
+// whoever put it there.
+package persist
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"crivo/pkg/app"
+	"crivo/pkg/stage"
+	"crivo/pkg/txn"
+	"crivo/services/store"
+	"crivo/streams"
+	"crivo/streams/event"
+)
+
+// Transactions completes claims. An error means that the outcome of all is unknown.
+type Transactions interface {
+	Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error)
+	Get(ctx context.Context, key store.Key) (store.Entry, error)
+}
+
+// Config is what the service needs.
+type Config struct {
+	app.Shell
+	Transactions Transactions
+}
+
+// Stage turns verdicts into decisions.
+type Stage struct {
+	app.Shell
+	Transactions Transactions
+	metrics      *metrics
+}
+
+// Run decides until ctx ends.
+func Run(ctx context.Context, cfg Config) error {
+	s := Stage{Shell: cfg.Shell, Transactions: cfg.Transactions, metrics: newMetrics(cfg.Metrics)}
+	r := streams.Runner(cfg.Shell, streams.Persist, s.Handle, nil)
+	letter := r.Bury
+	r.Bury = func(ctx context.Context, b stage.Burial) ([]stage.Output, error) { return s.bury(ctx, b, letter) }
+	return r.Run(ctx)
+}
+
+// Handle decides a batch in one write of the store. Calling it again finds the decisions of the first call and announces
+// their bytes.
+func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result {
+	out := make([]stage.Result, len(batch))
+	var decides []store.Decide
+	var idents []streams.Ident
+	var at []int // decides[k] is of batch[at[k]]
+	for i, m := range batch {
+		ident, in, err := streams.Read[event.Scored](m)
+		var d store.Decide
+		if err == nil {
+			d, err = s.decide(in)
+		}
+		if err != nil {
+			out[i].Err = err
+			continue
+		}
+		decides, idents, at = append(decides, d), append(idents, ident), append(at, i)
+	}
+	if len(decides) == 0 {
+		return out
+	}
+	outcomes, err := s.Transactions.Decide(ctx, decides)
+	for k, i := range at {
+		if err != nil {
+			out[i].Err = stage.Unavailable(err) // unknown: the repeat reads back
+			continue
+		}
+		out[i] = s.announce(idents[k], outcomes[k])
+	}
+	return out
+}
+
+// decide builds the decided event of a verdict.
+func (s Stage) decide(in event.Scored) (store.Decide, error) {
+	now := txn.At(s.Clock.Now())
+	by := event.ByPipeline
+	codes := make([]string, len(in.Verdict.Reasons))
+	for i, r := range in.Verdict.Reasons {
+		codes[i] = r.Code
+		if r.Code == streams.Faulted {
+			by = event.ByBurial
+		}
+	}
+	d := event.Decided{Scored: in, By: by, DecidedAt: now, Late: now.After(in.Deadline.Time)}
+	data, err := event.Encode(d)
+	if err != nil {
+		return store.Decide{}, stage.Reject(err)
+	}
+	return store.Decide{Event: data, Decision: in.Verdict.Decision, Reasons: codes, DecidedAt: now.Time,
+		Claim: store.Claim{Key: store.Key{Tenant: in.Tenant, ID: in.ID}, Digest: in.Digest, Run: in.Run, ClaimedAt: in.ClaimedAt.Time,
+			AcceptedAt: in.AcceptedAt.Time, Deadline: in.Deadline.Time}}, nil
+}
+
+var errDigest = errors.New("the claim under this id belongs to another body")
+
+// announce tells of the decision that the store holds, with its bytes, and wakes the edge that waits.
+func (s Stage) announce(ident streams.Ident, o store.Outcome) stage.Result {
+	s.metrics.outcome(o.Status)
+	if o.Status == store.DigestConflict {
+		return stage.Result{Err: stage.Reject(errDigest)}
+	}
+	if o.Status == store.DecidedNow {
+		s.metrics.decided(o.Entry)
+	}
+	if ident.Reply != "" {
+		// Best effort and at once: the edge reads the store when it hears nothing.
+		_ = s.Conn.PublishMsg(&nats.Msg{Subject: ident.Reply, Header: ident.Header(), Data: o.Entry.Event})
+	}
+	return stage.Result{Outputs: []stage.Output{streams.Message(ident, streams.EventDecided, o.Entry.Event)}}
+}
+
+// bury gives persist's own poison its decision here, since no later step could: the claim is completed with review.
+func (s Stage) bury(ctx context.Context, b stage.Burial, letter func(context.Context, stage.Burial) ([]stage.Output, error)) ([]stage.Output, error) {
+	out, err := letter(ctx, b)
+	if err != nil || errors.Is(b.Err, errDigest) {
+		return out, err // another body's claim is none of this message's business
+	}
+	ident, err := streams.ReadIdent(b.Message.Header)
+	if err != nil {
+		return out, nil // nobody knows whom it was for
+	}
+	key := store.Key{Tenant: ident.Tenant, ID: ident.ID}
+	entry, err := s.Transactions.Get(ctx, key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, fmt.Errorf("bury: %w", err)
+	}
+	if err != nil || entry.Decided() {
+		return out, nil
+	}
+	scored := event.Scored{Verdict: streams.Fault(b.Step, b.Cause, txn.RuleSet{})}
+	scored.Submitted, err = submitted(entry)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.decide(scored)
+	if err != nil {
+		return nil, err
+	}
+	outcomes, err := s.Transactions.Decide(ctx, []store.Decide{d})
+	if err != nil {
+		return nil, fmt.Errorf("bury: %w", err)
+	}
+	res := s.announce(ident, outcomes[0])
+	return append(out, res.Outputs...), nil
+}
+
+func submitted(e store.Entry) (event.Submitted, error) {
+	out := event.Submitted{Schema: event.Schema, Tenant: e.Tenant, ID: e.ID, Run: e.Run, ClaimedAt: txn.At(e.ClaimedAt),
+		AcceptedAt: txn.At(e.AcceptedAt), Deadline: txn.At(e.Deadline), Digest: e.Digest}
+	return out, e.Transaction(&out.Tx)
+}

@@ -1,0 +1,44 @@
+// Package score gives each validated transaction its verdict, by the rule set that was pinned to it.
+package score
+
+import (
+	"context"
+	"time"
+
+	"crivo/pkg/app"
+	"crivo/services/rules"
+	"crivo/streams"
+	"crivo/streams/event"
+)
+
+// Config is what the service needs.
+type Config struct {
+	app.Shell
+	Rules  *rules.Live
+	Zone   *time.Location // for night hours
+	Engine string         // this program's version, told in every decision
+}
+
+// Stage adds up what the pinned rule set says.
+type Stage struct {
+	Rules  *rules.Live
+	Zone   *time.Location
+	Engine string
+}
+
+// Run scores until ctx ends.
+func Run(ctx context.Context, cfg Config) error {
+	s := Stage{cfg.Rules, cfg.Zone, cfg.Engine}
+	return streams.Runner(cfg.Shell, streams.Score, streams.Step(streams.EventScored, 1, s.Handle), nil).Run(ctx)
+}
+
+// Handle scores one transaction. A set that is not here any more (a restart with another program) is replaced by the current
+// one, and the decision says so. It is pure but for the sets, and safe to call twice.
+func (s Stage) Handle(_ context.Context, in event.Validated) (event.Scored, error) {
+	set, ok := s.Rules.Version(in.RuleSet)
+	if !ok {
+		set = s.Rules.Current()
+		in.Degraded = append(in.Degraded, "rule_set: replaced")
+	}
+	return event.Scored{Validated: in, Verdict: set.Evaluate(rules.FactsOf(in, s.Zone)), Engine: s.Engine}, nil
+}
