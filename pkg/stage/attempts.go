@@ -111,7 +111,7 @@ func (w *work) insist(ctx context.Context, do func(context.Context) error) error
 		if pause > 500*time.Millisecond {
 			w.Log.Warn().Err(err).Msg("the broker does not answer, trying on")
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := Sleep(ctx, pause); err != nil {
 			return err
 		}
 	}

@@ -73,7 +73,7 @@ func (r Runner) bind(ctx context.Context) (jetstream.Consumer, error) {
 			said = true
 			r.Log.Warn().Err(err).Str("consumer", r.Spec.Durable).Msg("waiting for the consumer")
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := Sleep(ctx, pause); err != nil {
 			return nil, err
 		}
 	}
@@ -107,7 +107,7 @@ func (w *work) run(ctx context.Context, consumer jetstream.Consumer) {
 			}
 		}))
 	if err != nil {
-		_ = sleep(ctx, 200*time.Millisecond)
+		_ = Sleep(ctx, 200*time.Millisecond)
 		return
 	}
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -145,7 +145,7 @@ func offer(to chan error, err error) {
 
 // watch notices a consumer that vanished while nothing moved.
 func (w *work) watch(ctx context.Context, consumer jetstream.Consumer, gone chan error) {
-	for sleep(ctx, watch) == nil {
+	for Sleep(ctx, watch) == nil {
 		try, cancel := context.WithTimeout(ctx, watch)
 		_, err := consumer.Info(try)
 		cancel()
@@ -285,7 +285,8 @@ func each(ctx context.Context, workers int, batch []Message, handle func(context
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// Sleep waits for d or for the end of ctx, whose error it then returns.
+func Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

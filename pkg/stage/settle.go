@@ -52,7 +52,7 @@ func (w *work) persist(ctx context.Context, batch []input) {
 	w.notReady("a dependency is unavailable")
 	defer w.notReady("")
 	for pause := 50 * time.Millisecond; len(batch) > 0; pause = min(2*pause, time.Second) {
-		if sleep(ctx, pause/2+rand.N(pause)) != nil {
+		if Sleep(ctx, pause/2+rand.N(pause)) != nil {
 			return
 		}
 		results, panicked := w.call(ctx, batch)
@@ -197,7 +197,7 @@ func (w *work) settled(m jetstream.Msg) {
 
 // heartbeat says in-progress for whatever is held, every third of AckWait.
 func (w *work) heartbeat(ctx context.Context) {
-	for sleep(ctx, w.Spec.AckWait/6) == nil {
+	for Sleep(ctx, w.Spec.AckWait/6) == nil {
 		now := w.Now()
 		w.mu.Lock()
 		var due []jetstream.Msg

@@ -63,6 +63,9 @@ type Stage struct {
 
 // Run enriches until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
+	if ready(ctx, cfg) != nil {
+		return nil // only the end of ctx
+	}
 	s := Stage{cfg.Features, cfg.RuleSet}
 	return streams.Runner(cfg.Shell, streams.Enrich, s.Handle, nil).Run(ctx)
 }

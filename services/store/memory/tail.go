@@ -1,0 +1,194 @@
+package memory
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"crivo/services/enrich"
+)
+
+// tail is a file of applied events: frames of length, CRC-32 and JSON. A frame that is torn ends the file.
+type tail struct {
+	file   *os.File
+	events int
+}
+
+// frame is what one frame holds: a batch, or the news that the stream is another one.
+type frame struct {
+	Created *time.Time     `json:"created,omitempty"`
+	Events  []enrich.Event `json:"events,omitempty"`
+}
+
+func (t *tail) append(events []enrich.Event) error {
+	t.events += len(events)
+	return t.write(frame{Events: events})
+}
+
+func (t *tail) restart(created time.Time) error { return t.write(frame{Created: &created}) }
+
+func (t *tail) write(f frame) error {
+	body, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	out := make([]byte, 8, 8+len(body))
+	binary.LittleEndian.PutUint32(out, uint32(len(body)))
+	binary.LittleEndian.PutUint32(out[4:], crc32.ChecksumIEEE(body))
+	_, err = t.file.Write(append(out, body...))
+	return err
+}
+
+func (t *tail) close() error { return errors.Join(t.file.Sync(), t.file.Close()) }
+
+// load reads the snapshot and all tails after it, and opens a new tail.
+func load(dir string) (*state, *tail, error) {
+	s, err := readSnapshot(filepath.Join(dir, "snapshot"))
+	if err != nil {
+		return nil, nil, err
+	}
+	tails, err := tailsOf(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, path := range tails {
+		if err := s.replay(path); err != nil {
+			return nil, nil, err
+		}
+	}
+	t, err := newTail(dir, tails)
+	return s, t, err
+}
+
+func tailsOf(dir string) ([]string, error) {
+	tails, err := filepath.Glob(filepath.Join(dir, "tail-*"))
+	slices.Sort(tails)
+	return tails, err
+}
+
+// newTail makes the file after the last one; numbers have a fixed width, so names sort by age.
+func newTail(dir string, tails []string) (*tail, error) {
+	number := 1
+	if n := len(tails); n > 0 {
+		if _, err := fmt.Sscanf(filepath.Base(tails[n-1]), "tail-%d", &number); err != nil {
+			return nil, fmt.Errorf("%s: not a tail", tails[n-1])
+		}
+		number++
+	}
+	f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("tail-%010d", number)), os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &tail{file: f}, nil
+}
+
+// replay applies a tail; what is torn at its end was never acknowledged to anybody.
+func (s *state) replay(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	in := bufio.NewReaderSize(f, 1<<20)
+	head := make([]byte, 8)
+	for {
+		if _, err := io.ReadFull(in, head); err != nil {
+			return nil
+		}
+		body := make([]byte, min(binary.LittleEndian.Uint32(head), 64<<20))
+		if _, err := io.ReadFull(in, body); err != nil || crc32.ChecksumIEEE(body) != binary.LittleEndian.Uint32(head[4:]) {
+			return nil
+		}
+		var fr frame
+		if err := json.Unmarshal(body, &fr); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if fr.Created != nil {
+			s.Position = enrich.Position{Created: *fr.Created}
+		}
+		for _, e := range fr.Events {
+			s.apply(e)
+		}
+	}
+}
+
+// rotate starts a new tail and folds the full ones into the snapshot beside the running work: from the files, not from the
+// live state, so that nothing waits.
+func (f *Features) rotate() {
+	tails, err := tailsOf(f.dir)
+	if err != nil {
+		return
+	}
+	next, err := newTail(f.dir, tails)
+	if err != nil {
+		return // the full tail goes on; the next batch tries again
+	}
+	_ = f.tail.close()
+	f.tail = next
+	f.folding.Wait()
+	f.folding.Go(func() {
+		if err := fold(f.dir, tails); err != nil {
+			f.foldErr = err
+		}
+	})
+}
+
+// fold writes a snapshot of the old one and tails, then removes them.
+func fold(dir string, tails []string) error {
+	path := filepath.Join(dir, "snapshot")
+	s, err := readSnapshot(path)
+	if err != nil {
+		return err
+	}
+	for _, t := range tails {
+		if err := s.replay(t); err != nil {
+			return err
+		}
+	}
+	if err := writeSnapshot(path, s); err != nil {
+		return err
+	}
+	for _, t := range tails {
+		err = errors.Join(err, os.Remove(t))
+	}
+	return err
+}
+
+func readSnapshot(path string) (*state, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return newState(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s := newState()
+	if err := gob.NewDecoder(bufio.NewReaderSize(f, 1<<20)).Decode(s); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+func writeSnapshot(path string, s *state) error {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(f, 1<<20)
+	err = errors.Join(gob.NewEncoder(out).Encode(s), out.Flush(), f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
