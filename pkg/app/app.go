@@ -4,8 +4,6 @@ package app
 
 import (
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -26,19 +24,6 @@ type Shell struct {
 	Metrics prometheus.Registerer
 	Health  *Health
 	Steps   *stage.Metrics // the runner's collectors, one per process
-}
-
-// Clock tells the broker's time. A machine's own clock decides nothing; it only carries the offset on between two syncs.
-type Clock struct {
-	offset atomic.Int64 // nanoseconds to add to the machine's clock
-}
-
-// Now returns the broker's time as best known. A nil Clock is the machine's.
-func (c *Clock) Now() time.Time {
-	if c == nil {
-		return time.Now()
-	}
-	return time.Now().Add(time.Duration(c.offset.Load()))
 }
 
 // Health collects the reasons why a process is not ready. The zero value is ready.

@@ -1,0 +1,34 @@
+package app
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Levels are the names that a log level can have, from the most to the least.
+var Levels = [...]string{"debug", "info", "warn", "error"}
+
+// NewLog returns the process's log on f: lines of JSON, or text for a person when f is a terminal. Times are now's.
+func NewLog(f *os.File, level string, now func() time.Time) (zerolog.Logger, error) {
+	l, err := zerolog.ParseLevel(level)
+	if err != nil || level == "" {
+		return zerolog.Nop(), fmt.Errorf("log level %q: one of %v", level, Levels)
+	}
+	log := zerolog.New(f)
+	if Terminal(f) {
+		log = zerolog.New(zerolog.ConsoleWriter{Out: f, TimeFormat: "15:04:05.000"})
+	}
+	stamp := zerolog.HookFunc(func(e *zerolog.Event, _ zerolog.Level, _ string) {
+		e.Str(zerolog.TimestampFieldName, now().UTC().Format("2006-01-02T15:04:05.000Z07:00"))
+	})
+	return log.Level(l).Hook(stamp), nil
+}
+
+// Terminal tells whether a person reads f.
+func Terminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
+}
