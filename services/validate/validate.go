@@ -1,0 +1,74 @@
+// Package validate asks lists and check digits about a transaction. Each check is clear, hit or unknown; unknown is never clear.
+package validate
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"crivo/pkg/app"
+	"crivo/pkg/stage"
+	"crivo/pkg/txn"
+	"crivo/streams"
+	"crivo/streams/event"
+)
+
+// Names of the checks.
+const (
+	CheckDocument  = "document"
+	CheckBlocklist = "blocklist"
+)
+
+// Config is what the service needs.
+type Config struct {
+	app.Shell
+	Blocklist string // file; empty: an empty list
+	Keys      Keys
+}
+
+// Stage checks one transaction at a time.
+type Stage struct {
+	List func() *Snapshot
+	Keys Keys
+	Now  func() time.Time
+}
+
+// Run checks until ctx ends. The list's file is read again whenever it changes.
+func Run(ctx context.Context, cfg Config) error {
+	list := newList(cfg.Blocklist, cfg.Clock.Now, cfg.Log)
+	list.reload()
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		for stage.Sleep(ctx, time.Second) == nil {
+			list.reload()
+		}
+	}()
+	s := Stage{List: list.current, Keys: cfg.Keys, Now: cfg.Clock.Now}
+	err := streams.Runner(cfg.Shell, streams.Validate, streams.Step(streams.EventValidated, 1, s.Handle), nil).Run(ctx)
+	<-watching
+	return err
+}
+
+// Handle checks one transaction. It must be safe to call twice with the same input.
+func (s Stage) Handle(_ context.Context, in event.Enriched) (event.Validated, error) {
+	out := event.Validated{Enriched: in, Checks: []txn.Check{Document(in.Tx)}}
+	list := s.List()
+	check := list.check(in.Tenant, in.Tx, s.Keys, s.Now())
+	out.Checks = append(out.Checks, check)
+	if check.Error != "" {
+		out.Degraded = append(slices.Clone(in.Degraded), CheckBlocklist+": "+check.Error)
+	}
+	return out, nil
+}
+
+// Document is a hit when a CPF's or CNPJ's check digits are wrong.
+func Document(t txn.Sealed) txn.Check {
+	c := txn.Check{Name: CheckDocument, Status: txn.Clear}
+	for _, p := range []*txn.SealedParty{&t.Payer, t.Payee} {
+		if p != nil && p.Document != nil && !p.Document.Valid {
+			c.Status = txn.Hit
+		}
+	}
+	return c
+}

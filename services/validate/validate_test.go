@@ -1,0 +1,135 @@
+package validate_test
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"crivo/pkg/seal"
+	"crivo/pkg/txn"
+	"crivo/services/validate"
+	"crivo/streams/event"
+)
+
+var now = time.Date(2026, 11, 22, 23, 5, 12, 0, time.UTC)
+
+const body = `{"id":"a","type":"pix","amount":1,"currency":"BRL","created_at":"2026-11-22T23:05:11Z",
+ "payer":{"document":"529.982.247-25","customer_id":"c-1","account":{"ispb":"12345678","branch":"1","number":"2"}},
+ "payee":{"document":"12.ABC.345/01DE-35","pix_key":{"type":"email","value":"k@example.com"}},
+ "device":{"id":"d-1"},"card":{"token":"tok"},"network":{"ip":"203.0.113.77"},"merchant":{"id":"m-1","terminal_id":"t-1"}}`
+
+func keyring(t testing.TB) *seal.Keyring {
+	t.Helper()
+	k, err := seal.Open(filepath.Join(t.TempDir(), "k"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tenant := range []string{"t", "u"} {
+		if err := k.Add(tenant); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return k
+}
+
+func enriched(t testing.TB, k *seal.Keyring, text string) event.Enriched {
+	t.Helper()
+	tx, err := txn.Decode([]byte(text), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	box, err := k.Box("t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := txn.Seal(box, "t", tx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return event.Enriched{Submitted: event.Submitted{Schema: 1, Tenant: "t", ID: "a", Run: 1, Tx: sealed}}
+}
+
+func TestTheBlockListFindsWhatItNames(t *testing.T) {
+	k := keyring(t)
+	in := enriched(t, k, body)
+	for name, tc := range map[string]struct{ entry, want string }{
+		"a CPF with mask":           {"{kind: document, value: 529.982.247-25}", txn.Hit},
+		"an alphanumeric CNPJ":      {"{kind: document, value: 12abc34501de35}", txn.Hit},
+		"a company by its root":     {"{kind: document_root, value: 12ABC345}", txn.Hit},
+		"another CPF":               {"{kind: document, value: 111.444.777-35}", txn.Clear},
+		"an account":                {"{kind: account, value: 12345678/1/2}", txn.Hit},
+		"a Pix key":                 {"{kind: pix_key, value: k@example.com}", txn.Hit},
+		"a customer":                {"{kind: customer_id, value: c-1}", txn.Hit},
+		"a device":                  {"{kind: device_id, value: d-1}", txn.Hit},
+		"the device's id as a card": {"{kind: card_token, value: d-1}", txn.Clear},
+		"an address":                {"{kind: ip, value: 203.0.113.77}", txn.Hit},
+		"a /24":                     {"{kind: ip, value: 203.0.113.0/24}", txn.Hit},
+		"a /16":                     {"{kind: ip, value: 203.0.0.0/16}", txn.Hit},
+		"another /24":               {"{kind: ip, value: 203.0.114.0/24}", txn.Clear},
+		"a merchant":                {"{kind: merchant_id, value: m-1}", txn.Hit},
+		"a terminal":                {"{kind: terminal_id, value: t-1}", txn.Hit},
+		"this tenant's entry":       {"{kind: device_id, value: d-1, tenant: t}", txn.Hit},
+		"another tenant's entry":    {"{kind: device_id, value: d-1, tenant: u}", txn.Clear},
+		"an entry that expired":     {"{kind: device_id, value: d-1, expires_at: 2026-11-22T23:05:00Z}", txn.Clear},
+		"an entry that will expire": {"{kind: device_id, value: d-1, expires_at: 2026-11-22T23:06:00Z}", txn.Hit},
+	} {
+		t.Run(name, func(t *testing.T) {
+			list, err := validate.ParseList([]byte("- "+tc.entry), now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := validate.Stage{List: func() *validate.Snapshot { return list }, Keys: k, Now: func() time.Time { return now }}
+			out, err := s.Handle(context.Background(), in)
+			if err != nil || out.Checks[1].Status != tc.want || out.Checks[1].Version == "" {
+				t.Errorf("got %+v, %v", out.Checks, err)
+			}
+		})
+	}
+}
+
+func TestBadEntriesAreNamedWithoutTheirValues(t *testing.T) {
+	_, err := validate.ParseList([]byte("- {kind: document, value: '12345'}\n- {kind: what, value: secret}\n- {kind: device_id}\n- {kind: ip, value: 10.0.0.0/8}"), now)
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{"entry 1", "entry 2", "entry 3", "entry 4"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v lacks %s", err, want)
+		}
+	}
+	if strings.Contains(err.Error(), "12345") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("%v tells values", err)
+	}
+}
+
+func TestCheckDigits(t *testing.T) {
+	k := keyring(t)
+	for text, want := range map[string]string{
+		body: txn.Clear,
+		strings.Replace(body, "247-25", "247-26", 1):   txn.Hit,
+		strings.Replace(body, "01DE-35", "01DE-36", 1): txn.Hit,
+	} {
+		if got := validate.Document(enriched(t, k, text).Tx); got.Status != want {
+			t.Errorf("got %+v, want %s", got, want)
+		}
+	}
+}
+
+func FuzzParseList(f *testing.F) {
+	f.Add([]byte("- {kind: ip, value: 10.0.0.0/24}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, _ = validate.ParseList(data, now)
+	})
+}
+
+func BenchmarkHandle(b *testing.B) {
+	k := keyring(b)
+	in := enriched(b, k, body)
+	list, _ := validate.ParseList([]byte("- {kind: device_id, value: x}"), now)
+	s := validate.Stage{List: func() *validate.Snapshot { return list }, Keys: k, Now: func() time.Time { return now }}
+	for b.Loop() {
+		_, _ = s.Handle(context.Background(), in)
+	}
+}
