@@ -4,10 +4,12 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
 )
 
 // Options say where the server keeps its files and who can reach it.
@@ -17,35 +19,74 @@ type Options struct {
 	Port int    // -1 picks a free one
 	// Sync makes the server fsync each write before it acknowledges; otherwise every two minutes.
 	Sync bool
+	// Keys is the file of the installation's identities, made at first start, mode 0600; empty: anybody may do anything.
+	Keys string
+	// Log gets the server's warnings and errors; the zero value drops them.
+	Log *zerolog.Logger
 }
 
+const (
+	maxPayload  = 1 << 20 // an event is its transaction (64 KiB at most) and what was found out about it
+	maxSubs     = 10_000
+	readyWithin = 30 * time.Second // a large store is read back before the server is ready
+)
+
 // Server is a running broker.
-type Server struct{ ns *server.Server }
+type Server struct {
+	ns  *server.Server
+	ids *identities // nil without authentication
+}
 
 // Start returns a broker that is ready for connections.
 func Start(o Options) (*Server, error) {
 	opts := &server.Options{
 		ServerName: "crivo", JetStream: true, StoreDir: o.Dir, SyncAlways: o.Sync,
-		DontListen: o.Host == "", Host: o.Host, Port: o.Port, NoSigs: true, NoLog: true,
+		DontListen: o.Host == "", Host: o.Host, Port: o.Port, NoSigs: true, NoLog: true, DisableJetStreamBanner: true,
+		MaxPayload: maxPayload, MaxSubs: maxSubs, MaxControlLine: 4096, WriteDeadline: 10 * time.Second,
+		// The streams' own byte budgets are the limit; what they promise may be more than the disk has free today.
+		JetStreamMaxStore: math.MaxInt64 / 4,
+	}
+	s := &Server{}
+	if o.Keys != "" {
+		ids, err := openIdentities(o.Keys, o.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("broker: %w", err)
+		}
+		if err := ids.trust(opts); err != nil {
+			return nil, fmt.Errorf("broker: %w", err)
+		}
+		s.ids = ids
 	}
 	ns, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("broker: %w", err)
 	}
-	ns.Start()
-	if !ns.ReadyForConnections(30 * time.Second) {
-		ns.Shutdown()
-		return nil, errors.New("broker: not ready after 30 s")
+	if o.Log != nil {
+		ns.SetLoggerV2(logger{o.Log.With().Str("part", "nats").Logger()}, false, false, false)
 	}
-	return &Server{ns}, nil
+	ns.Start()
+	if !ns.ReadyForConnections(readyWithin) || !ns.JetStreamEnabled() {
+		ns.Shutdown()
+		return nil, errors.New("broker: not ready: see its log lines above")
+	}
+	s.ns = ns
+	return s, nil
 }
 
 // URL is where clients outside the process connect; empty when there is no listener.
-func (s *Server) URL() string { return s.ns.ClientURL() }
+func (s *Server) URL() string {
+	if s.ns.Addr() == nil {
+		return ""
+	}
+	return s.ns.ClientURL()
+}
+
+// InProcess is the option that connects without a socket.
+func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }
 
 // Connect returns an in-process connection.
 func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
-	return nats.Connect("", append(opts, nats.InProcessServer(s.ns))...)
+	return nats.Connect("", append(opts, s.InProcess())...)
 }
 
 // Close stops the server and waits for it.
@@ -53,3 +94,14 @@ func (s *Server) Close() {
 	s.ns.Shutdown()
 	s.ns.WaitForShutdown()
 }
+
+// logger passes the server's warnings and errors on.
+type logger struct{ log zerolog.Logger }
+
+func (logger) Noticef(string, ...any) {}
+func (logger) Debugf(string, ...any)  {}
+func (logger) Tracef(string, ...any)  {}
+
+func (l logger) Warnf(format string, v ...any)  { l.log.Warn().Msgf(format, v...) }
+func (l logger) Errorf(format string, v ...any) { l.log.Error().Msgf(format, v...) }
+func (l logger) Fatalf(format string, v ...any) { l.log.Error().Msgf(format, v...) }
