@@ -1,0 +1,101 @@
+// Package batch writes together what arrives while the last write runs: group commit without a timer.
+package batch
+
+import (
+	"context"
+	"sync"
+)
+
+// Group collects items while the last group is being written, and writes them together: one commit, one sync, for all. An
+// idle group writes at once; nothing ever waits for a timer.
+type Group[T, R any] struct {
+	Most  int                    // items in one write
+	Write func([]T) ([]R, error) // one result per item, in order; an error is everybody's
+	Size  func(int)              // told of every write; nil is allowed
+
+	mu     sync.Mutex
+	queue  []waiting[T, R]
+	closed bool
+	busy   bool
+	idle   sync.WaitGroup
+}
+
+type waiting[T, R any] struct {
+	item T
+	out  chan result[R]
+}
+
+type result[R any] struct {
+	value R
+	err   error
+}
+
+// Do hands item in and waits for its part of the outcome. When ctx ends first the outcome is unknown: the item is or will be
+// written. tooMany is returned at once when the queue is longer than sixteen groups.
+func (g *Group[T, R]) Do(ctx context.Context, item T, tooMany error) (R, error) {
+	w := waiting[T, R]{item, make(chan result[R], 1)}
+	var none R
+	g.mu.Lock()
+	if g.closed || len(g.queue) >= 16*g.Most {
+		g.mu.Unlock()
+		return none, tooMany
+	}
+	g.queue = append(g.queue, w)
+	if !g.busy {
+		g.busy = true
+		g.idle.Go(g.drain)
+	}
+	g.mu.Unlock()
+	select {
+	case r := <-w.out:
+		return r.value, r.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+}
+
+// drain writes group after group until nothing waits.
+func (g *Group[T, R]) drain() {
+	for {
+		batch := g.take()
+		if batch == nil {
+			return
+		}
+		items := make([]T, len(batch))
+		for i, w := range batch {
+			items[i] = w.item
+		}
+		if g.Size != nil {
+			g.Size(len(batch))
+		}
+		values, err := g.Write(items)
+		for i, w := range batch {
+			if err != nil {
+				w.out <- result[R]{err: err}
+				continue
+			}
+			w.out <- result[R]{value: values[i]}
+		}
+	}
+}
+
+func (g *Group[T, R]) take() []waiting[T, R] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.queue) == 0 {
+		g.busy = false
+		return nil
+	}
+	n := min(len(g.queue), g.Most)
+	batch := g.queue[:n:n]
+	g.queue = g.queue[n:]
+	return batch
+}
+
+// Close takes nothing more and waits until all is written.
+func (g *Group[T, R]) Close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.idle.Wait()
+}

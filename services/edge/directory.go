@@ -1,0 +1,164 @@
+package edge
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"crivo/pkg/seal"
+	"crivo/pkg/txn"
+	"crivo/services/store"
+)
+
+// Roles of a key.
+const (
+	roleSubmit   = "submit"
+	roleRead     = "read"
+	roleAdmin    = "admin"
+	roleOperator = "operator"
+)
+
+var allRoles = []string{roleSubmit, roleRead, roleAdmin, roleOperator}
+
+const (
+	kindAPIKey      = "api_key"
+	bootstrapSource = "env"
+	defaultTenant   = "default"
+	defaultDeadline = 2000 // ms
+	defaultZone     = "America/Sao_Paulo"
+)
+
+// directory answers who a key belongs to from memory; it is read again whenever keys or tenants change.
+type directory struct {
+	registry Registry
+	keys     *seal.Keyring
+	current  atomic.Pointer[known]
+}
+
+type known struct {
+	byHash    map[string]*member
+	tenants   map[string]store.Tenant
+	endpoints map[string]store.Endpoint // by tenant/id
+}
+
+// member is a key in use.
+type member struct {
+	store.APIKey
+	tenant  store.Tenant
+	limiter *rate.Limiter // nil: no limit
+}
+
+func (m *member) may(role string) bool { return slices.Contains(m.Roles, role) }
+
+func (d *directory) reload(ctx context.Context) error {
+	tenants, err := d.registry.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	keys, err := d.registry.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	endpoints, err := d.registry.Endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	last := d.current.Load()
+	next := &known{byHash: map[string]*member{}, tenants: map[string]store.Tenant{}, endpoints: map[string]store.Endpoint{}}
+	for _, t := range tenants {
+		next.tenants[t.ID] = t
+	}
+	for _, e := range endpoints {
+		next.endpoints[e.Tenant+"/"+e.ID] = e
+	}
+	for _, k := range keys {
+		m := &member{APIKey: k, tenant: next.tenants[k.Tenant]}
+		if k.Rate > 0 {
+			m.limiter = rate.NewLimiter(rate.Limit(k.Rate), max(1, int(k.Rate)))
+			if last != nil && last.byHash[k.Hash] != nil && last.byHash[k.Hash].Rate == k.Rate {
+				m.limiter = last.byHash[k.Hash].limiter // a reload is no new allowance
+			}
+		}
+		next.byHash[k.Hash] = m
+	}
+	d.current.Store(next)
+	return nil
+}
+
+// member returns who presents a key; the look-up is by a keyed hash, so its time tells nothing of the key.
+func (d *directory) member(key string, now time.Time) (*member, error) {
+	hash, err := d.hash(key)
+	if err != nil {
+		return nil, err
+	}
+	m := d.current.Load().byHash[hash]
+	if m == nil || m.ExpiresAt != nil && now.After(m.ExpiresAt.Time) || m.tenant.ID == "" {
+		return nil, errUnknownKey
+	}
+	return m, nil
+}
+
+func (d *directory) hash(key string) (string, error) {
+	box, err := d.keys.Box(seal.System)
+	if err != nil {
+		return "", fmt.Errorf("api keys: %w", err)
+	}
+	return box.Token(kindAPIKey, key)
+}
+
+// bootstrap makes the default tenant and its first key, and puts a changed first key in the old one's place.
+func (e *edge) bootstrap(ctx context.Context) error {
+	tenants, err := e.Registry.Tenants(ctx)
+	if err != nil {
+		return err
+	}
+	now := txn.At(e.Clock.Now())
+	if !slices.ContainsFunc(tenants, func(t store.Tenant) bool { return t.ID == defaultTenant }) {
+		if err := e.addTenant(ctx, store.Tenant{ID: defaultTenant, DeadlineMS: defaultDeadline, TimeZone: defaultZone, CreatedAt: now}); err != nil {
+			return err
+		}
+	}
+	if e.BootstrapKey == "" {
+		return nil
+	}
+	hash, err := e.directory.hash(e.BootstrapKey)
+	if err != nil {
+		return err
+	}
+	keys, err := e.Registry.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if k.Source == bootstrapSource && k.Hash == hash {
+			return nil
+		}
+	}
+	return e.Registry.PutKey(ctx, store.APIKey{ID: "key_bootstrap", Tenant: defaultTenant, Hash: hash, Roles: allRoles, Source: bootstrapSource, CreatedAt: now})
+}
+
+// addTenant makes a tenant's keys before it is known to anybody.
+func (e *edge) addTenant(ctx context.Context, t store.Tenant) error {
+	if err := e.Keys.Add(t.ID); err != nil {
+		return err
+	}
+	return e.Registry.PutTenant(ctx, t)
+}
+
+// endpoint returns a tenant's endpoint from the registry.
+func (e *edge) endpoint(ctx context.Context, tenant, id string) (store.Endpoint, error) {
+	all, err := e.Registry.Endpoints(ctx)
+	if err != nil {
+		return store.Endpoint{}, fmt.Errorf("%w: %w", errStore, err)
+	}
+	for _, x := range all {
+		if x.Tenant == tenant && x.ID == id {
+			return x, nil
+		}
+	}
+	return store.Endpoint{}, store.ErrNotFound
+}

@@ -1,0 +1,213 @@
+// Package edge is the door: it authenticates, checks, seals, claims and publishes transactions that come by HTTP or NATS, and
+// answers for them. A 2xx is said only once the claim is stored and the broker has the message.
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	"github.com/nats-io/nats.go"
+
+	"crivo/pkg/app"
+	"crivo/pkg/batch"
+	"crivo/pkg/seal"
+	"crivo/pkg/stage"
+	"crivo/services/audit"
+	"crivo/services/store"
+	"crivo/streams"
+)
+
+// Transactions is the part of the transaction store that the edge calls. An error of Claim means that the outcome is unknown.
+type Transactions interface {
+	Claim(ctx context.Context, claims []store.Claim) ([]store.Claimed, error)
+	Get(ctx context.Context, key store.Key) (store.Entry, error)
+	Raise(ctx context.Context, r store.Raise) (store.Entry, error)
+	Ping(ctx context.Context) error
+}
+
+// Registry is what operators set and the edge serves.
+type Registry interface {
+	Tenants(ctx context.Context) ([]store.Tenant, error)
+	PutTenant(ctx context.Context, t store.Tenant) error
+	Keys(ctx context.Context) ([]store.APIKey, error)
+	PutKey(ctx context.Context, k store.APIKey) error
+	DeleteKey(ctx context.Context, tenant, id string) error
+	Endpoints(ctx context.Context) ([]store.Endpoint, error)
+	PutEndpoint(ctx context.Context, e store.Endpoint) error
+	DeleteEndpoint(ctx context.Context, tenant, id string) error
+}
+
+// Deliveries is what the edge shows of webhooks.
+type Deliveries interface {
+	Get(ctx context.Context, tenant, id string) (store.Delivery, error)
+	List(ctx context.Context, q store.DeliveryQuery) ([]store.Delivery, string, error)
+}
+
+// Config is what the service needs.
+type Config struct {
+	app.Shell
+	Listener     net.Listener
+	TLS          *tls.Config // nil: plain http
+	InsecureHTTP bool        // allow plain http beyond loopback
+	Transactions Transactions
+	Registry     Registry
+	Deliveries   Deliveries
+	Keys         *seal.Keyring
+	Audit        audit.Record
+	Instance     string // unique among edges
+	MaxInFlight  int
+	BootstrapKey string         // the key of tenant default with all roles
+	Allow        []netip.Prefix // the operator's own addresses: webhooks may use plain http and any port there
+	Version      string
+}
+
+// edge is a running service.
+type edge struct {
+	Config
+	claims    *batch.Group[store.Claim, store.Claimed]
+	publishes *batch.Group[stage.Output, struct{}]
+	breaker   circuitbreaker.CircuitBreaker[any]
+	flights   *flights
+	directory *directory
+	metrics   *metrics
+	full      atomic.Bool
+	draining  atomic.Bool
+}
+
+// groupSize bounds one commit of claims and one batch of messages.
+const groupSize = 128
+
+// drainTime is how long requests under way may take once the edge shuts down.
+const drainTime = 12 * time.Second
+
+// Run serves until ctx ends, then drains: it stops being ready, lets requests under way finish and publishes what it claimed.
+func Run(ctx context.Context, cfg Config) error {
+	if err := checkListener(cfg); err != nil {
+		return err
+	}
+	e := &edge{Config: cfg, flights: newFlights(), metrics: newMetrics(cfg.Metrics)}
+	// Three time-outs in a row open it; every 100 ms one group may try.
+	e.breaker = circuitbreaker.NewBuilder[any]().WithFailureThreshold(3).WithDelay(100 * time.Millisecond).Build()
+	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
+	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
+	e.directory = &directory{registry: cfg.Registry, keys: cfg.Keys}
+	if err := e.bootstrap(ctx); err != nil {
+		return fmt.Errorf("edge: %w", err)
+	}
+	// Watchers and the decisions' inbox outlive ctx, so that requests under way still hear their answer while draining.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	if err := streams.Watch(life, e.Conn, e.Log, e.directory.reload, streams.TopicKeys, streams.TopicTenants, streams.TopicEndpoints); err != nil {
+		return fmt.Errorf("edge: %w", err)
+	}
+	heard, err := e.Conn.Subscribe(streams.EdgeSubject(e.Instance), e.hear)
+	if err != nil {
+		return fmt.Errorf("edge: %w", err)
+	}
+	defer func() { _ = heard.Unsubscribe() }()
+	if err := heard.SetPendingLimits(1<<18, 1<<28); err != nil {
+		return fmt.Errorf("edge: %w", err)
+	}
+	intake, err := e.intake(life)
+	if err != nil {
+		return fmt.Errorf("edge: %w", err)
+	}
+	var side sync.WaitGroup
+	side.Go(func() { e.housekeeping(life) })
+	err = e.serve(ctx)
+	_ = intake.Stop()
+	e.claims.Close()
+	e.publishes.Close()
+	end()
+	side.Wait()
+	return err
+}
+
+var errPlain = errors.New("plain http beyond loopback: give --tls-cert and --tls-key, or say --insecure-http where something in front speaks TLS")
+
+func checkListener(cfg Config) error {
+	address, ok := cfg.Listener.Addr().(*net.TCPAddr)
+	if ok && !address.IP.IsLoopback() && cfg.TLS == nil && !cfg.InsecureHTTP {
+		return fmt.Errorf("edge: %s: %w", cfg.Listener.Addr(), errPlain)
+	}
+	return nil
+}
+
+// serve runs the HTTP server until ctx ends and the last request is answered.
+func (e *edge) serve(ctx context.Context) error {
+	server := &http.Server{Handler: e.routes(), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, IdleTimeout: 2 * time.Minute,
+		WriteTimeout: 30 * time.Second, TLSConfig: e.TLS, ErrorLog: nil}
+	listener := e.Listener
+	if e.TLS != nil {
+		listener = tls.NewListener(listener, e.TLS)
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("edge: %w", err)
+	case <-ctx.Done():
+	}
+	e.draining.Store(true)
+	e.Health.Set("edge", "draining")
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	err := server.Shutdown(grace)
+	<-failed
+	if err != nil {
+		_ = server.Close()
+	}
+	return nil
+}
+
+// hear ends the flight of a decision that persist tells of.
+func (e *edge) hear(m *nats.Msg) {
+	if i, err := streams.ReadIdent(m.Header); err == nil {
+		e.flights.heard(store.Key{Tenant: i.Tenant, ID: i.ID}, m.Data, e.Clock.Now())
+	}
+}
+
+// housekeeping forgets lost flights and looks at the room in TX_SUBMITTED and at the store, once a second.
+func (e *edge) housekeeping(ctx context.Context) {
+	for stage.Sleep(ctx, time.Second) == nil {
+		e.flights.expire(e.Clock.Now())
+		n, _ := e.flights.load()
+		e.metrics.inFlight.Set(float64(n))
+		e.checkRoom(ctx)
+		e.checkStore(ctx)
+	}
+}
+
+// noRoom is the share of TX_SUBMITTED's budget from which on nothing is accepted.
+const noRoom = 0.9
+
+func (e *edge) checkRoom(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	stream, err := e.JS.Stream(ctx, streams.Submitted)
+	if err != nil {
+		e.Health.Set("broker", "the broker does not answer, or has no "+streams.Submitted)
+		return
+	}
+	info := stream.CachedInfo()
+	full := info.Config.MaxBytes > 0 && float64(info.State.Bytes) > noRoom*float64(info.Config.MaxBytes)
+	if e.full.Swap(full) != full {
+		e.Log.Warn().Bool("full", full).Uint64("bytes", info.State.Bytes).Msg("room in the submitted stream")
+	}
+	e.Health.Set("broker", "")
+}
+
+func (e *edge) checkStore(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	e.Health.Set("store", reason(e.Transactions.Ping(ctx), "the transaction store does not answer"))
+}

@@ -1,0 +1,133 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/go-json-experiment/json"
+
+	"crivo/pkg/txn"
+	"crivo/services/store"
+)
+
+// What can be wrong with a request. Each stands once in problems.
+var (
+	errMediaType    = errors.New("content type must be application/json")
+	errTooLarge     = errors.New("body over 64 KiB")
+	errSlowBody     = errors.New("body did not arrive in time")
+	errUnknownKey   = errors.New("no such key")
+	errRole         = errors.New("the key lacks the role for this")
+	errConflict     = errors.New("this id was used with another body")
+	errOverload     = errors.New("more is under way than can be decided in time")
+	errNoRoom       = errors.New("the broker has no room left")
+	errBroker       = errors.New("the broker does not answer")
+	errStore        = errors.New("the transaction store does not answer")
+	errRate         = errors.New("the key's rate is used up")
+	errDraining     = errors.New("shutting down")
+	errNoRoute      = errors.New("no such route")
+	errMethod       = errors.New("method not allowed")
+	errEncoding     = errors.New("content encoding must be identity or gzip")
+	errBadGzip      = errors.New("body is not gzip")
+	errTenantExists = errors.New("the tenant exists")
+)
+
+// problems is the one table that turns errors into answers. What stands nowhere is a 500 and its text stays inside.
+var problems = []struct {
+	err    error
+	status int
+	slug   string
+	retry  int // seconds for Retry-After
+}{
+	{txn.ErrMalformed, http.StatusBadRequest, "malformed", 0},
+	{errBadGzip, http.StatusBadRequest, "malformed", 0},
+	{store.ErrCursor, http.StatusBadRequest, "cursor", 0},
+	{errUnknownKey, http.StatusUnauthorized, "unauthorized", 0},
+	{errRole, http.StatusForbidden, "forbidden", 0},
+	{store.ErrNotFound, http.StatusNotFound, "not-found", 0},
+	{errNoRoute, http.StatusNotFound, "not-found", 0},
+	{errMethod, http.StatusMethodNotAllowed, "method", 0},
+	{errSlowBody, http.StatusRequestTimeout, "timeout", 0},
+	{errConflict, http.StatusConflict, "conflict", 0},
+	{errTenantExists, http.StatusConflict, "conflict", 0},
+	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
+	{errMediaType, http.StatusUnsupportedMediaType, "media-type", 0},
+	{errEncoding, http.StatusUnsupportedMediaType, "media-type", 0},
+	{errRate, http.StatusTooManyRequests, "rate", 1},
+	{errOverload, http.StatusServiceUnavailable, "overload", 1},
+	{errNoRoom, http.StatusServiceUnavailable, "no-room", 5},
+	{errBroker, http.StatusServiceUnavailable, "broker", 1},
+	{errStore, http.StatusServiceUnavailable, "store", 1},
+	{errDraining, http.StatusServiceUnavailable, "draining", 1},
+	{context.DeadlineExceeded, http.StatusServiceUnavailable, "timeout", 1},
+}
+
+// problem is an RFC 9457 document.
+type problem struct {
+	Type      string     `json:"type"`
+	Title     string     `json:"title"`
+	Status    int        `json:"status"`
+	Detail    string     `json:"detail"`
+	RequestID string     `json:"request_id"`
+	Errors    txn.Faults `json:"errors,omitempty"`
+	retry     int
+	known     bool
+}
+
+// problemOf describes err to a client.
+func problemOf(err error, requestID string) problem {
+	var faults txn.Faults
+	if errors.As(err, &faults) {
+		return problem{"urn:crivo:invalid", "Unprocessable Entity", http.StatusUnprocessableEntity, "fields are at fault", requestID, faults, 0, true}
+	}
+	for _, p := range problems {
+		if errors.Is(err, p.err) {
+			detail := p.err.Error()
+			if p.err == txn.ErrMalformed {
+				detail = err.Error() // it says where, and quotes nothing
+			}
+			return problem{"urn:crivo:" + p.slug, http.StatusText(p.status), p.status, detail, requestID, nil, p.retry, true}
+		}
+	}
+	return problem{"urn:crivo:internal", "Internal Server Error", http.StatusInternalServerError, "something failed inside; the request id finds it in the log",
+		requestID, nil, 0, false}
+}
+
+// fail answers with a problem document; an error of no known kind is logged, since its text goes no further.
+func (e *edge) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := problemOf(err, requestID(r.Context()))
+	if !p.known {
+		e.Log.Error().Err(err).Str("request_id", p.RequestID).Msg("request failed")
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	if p.retry > 0 {
+		h.Set("Retry-After", strconv.Itoa(p.retry))
+	}
+	if p.Status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Bearer realm="crivo"`)
+	}
+	if p.Status == http.StatusRequestEntityTooLarge || p.Status == http.StatusRequestTimeout {
+		h.Set("Connection", "close")
+	}
+	w.WriteHeader(p.Status)
+	body, err := json.Marshal(&p)
+	if err == nil {
+		_, _ = w.Write(body)
+	}
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v, json.Deterministic(true))
+	if err != nil {
+		status, body = http.StatusInternalServerError, []byte(`{}`)
+	}
+	write(w, status, body)
+}
+
+func write(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
