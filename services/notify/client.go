@@ -1,0 +1,225 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"code.dny.dev/ssrf"
+
+	"crivo/pkg/webhook"
+	"crivo/services/store"
+)
+
+// maxResponse is how much of an answer is kept, and how much of it is read.
+const maxResponse = 4 << 10
+
+var errBlocked = errors.New("address is not allowed")
+
+// client posts webhooks. Where a name leads is judged at every dial, after DNS; redirects are never followed, proxies of the
+// environment never used, certificates always verified.
+type client struct {
+	secure  *http.Client // https
+	plain   *http.Client // http, to the operator's own addresses only
+	timeout time.Duration
+	agent   string
+}
+
+func newClient(cfg Config) *client {
+	guard := ssrf.New(ssrf.WithPorts(443))
+	secure := func(network, address string, c syscall.RawConn) error {
+		if own(cfg.Allow, address) {
+			return nil
+		}
+		if guard.Safe(network, address, c) != nil {
+			return errBlocked
+		}
+		return nil
+	}
+	plain := func(_, address string, _ syscall.RawConn) error {
+		if own(cfg.Allow, address) {
+			return nil
+		}
+		return errBlocked
+	}
+	return &client{secure: httpClient(secure), plain: httpClient(plain), timeout: cfg.Timeout, agent: "crivo/" + cfg.Version}
+}
+
+func own(allow []netip.Prefix, address string) bool {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return false
+	}
+	a := ap.Addr().Unmap().WithZone("") // a zoned or mapped form is contained in no prefix
+	for _, p := range allow {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+func httpClient(control func(string, string, syscall.RawConn) error) *http.Client {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: control}
+	return &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{Proxy: nil, DialContext: dialer.DialContext, TLSHandshakeTimeout: 5 * time.Second,
+			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, DisableCompression: true, MaxIdleConns: 1024,
+			MaxIdleConnsPerHost: laneWorkers, IdleConnTimeout: 90 * time.Second, MaxResponseHeaderBytes: 64 << 10},
+	}
+}
+
+// outcome is what one attempt came to; status 0 means that no answer came.
+type outcome struct {
+	status     int
+	retryAfter time.Duration
+	attempt    store.Attempt
+}
+
+// post makes one request: one record is one request.
+func (c *client) post(ctx context.Context, e store.Endpoint, secrets []webhook.Secret, row store.Delivery, now time.Time) outcome {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	var phases phases
+	start := time.Now()
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, phases.trace()), http.MethodPost, e.URL, bytes.NewReader(row.Body))
+	if err != nil {
+		return outcome{attempt: store.Attempt{Error: "url"}}
+	}
+	for name, value := range e.Headers {
+		req.Header.Set(name, value)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", c.agent)
+	req.Header.Set(webhook.HeaderID, row.WebhookID)
+	req.Header.Set(webhook.HeaderTimestamp, strconv.FormatInt(now.Unix(), 10))
+	req.Header.Set(webhook.HeaderSignature, webhook.Sign(secrets, row.WebhookID, now, row.Body))
+	use := c.secure
+	if req.URL.Scheme == "http" {
+		use = c.plain
+	}
+	res, err := use.Do(req)
+	var out outcome
+	if err != nil {
+		out.attempt.Error = class(err)
+	} else {
+		out = read(res, now)
+	}
+	phases.fill(&out.attempt)
+	out.attempt.DurationMS = time.Since(start).Milliseconds()
+	return out
+}
+
+// read takes what is kept of an answer and closes it; a short rest is read so that the connection can be used again.
+func read(res *http.Response, now time.Time) outcome {
+	defer res.Body.Close()
+	kept, err := io.ReadAll(io.LimitReader(res.Body, maxResponse))
+	out := outcome{status: res.StatusCode, retryAfter: retryAfter(res.Header.Get("Retry-After"), now)}
+	out.attempt.Status = res.StatusCode
+	out.attempt.Response = clean(kept)
+	switch {
+	case err != nil && res.StatusCode < 300:
+		// The status stands: the receiver has the webhook, whatever became of its answer's body.
+	case res.StatusCode >= 300 && res.StatusCode < 400:
+		out.attempt.Error = "redirect"
+	case res.StatusCode >= 400:
+		out.attempt.Error = "status"
+	}
+	return out
+}
+
+func clean(b []byte) string {
+	if !utf8.Valid(b) {
+		return strings.ToValidUTF8(string(b), "�")
+	}
+	return string(b)
+}
+
+// class names an error without its text, which may quote what the receiver sent.
+func class(err error) string {
+	var dns *net.DNSError
+	var certificate *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	var op *net.OpError
+	switch {
+	case errors.Is(err, errBlocked):
+		return "blocked"
+	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
+		return "timeout"
+	case errors.As(err, &dns):
+		return "dns"
+	case errors.As(err, &certificate), errors.As(err, &record):
+		return "tls"
+	case errors.As(err, &op) && op.Op == "dial":
+		return "connect"
+	case errors.As(err, &op):
+		return "connection"
+	}
+	return "protocol"
+}
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// phases notes when the parts of a request began and ended. The transport may still call back after a request was given up,
+// so it is guarded.
+type phases struct {
+	mu    sync.Mutex
+	times [8]time.Time
+}
+
+const (
+	dnsStart = iota
+	dnsDone
+	dialStart
+	dialDone
+	tlsStart
+	tlsDone
+	wrote
+	firstByte
+)
+
+func (p *phases) mark(which int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.times[which] = time.Now()
+}
+
+func (p *phases) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		DNSStart:             func(httptrace.DNSStartInfo) { p.mark(dnsStart) },
+		DNSDone:              func(httptrace.DNSDoneInfo) { p.mark(dnsDone) },
+		ConnectStart:         func(string, string) { p.mark(dialStart) },
+		ConnectDone:          func(string, string, error) { p.mark(dialDone) },
+		TLSHandshakeStart:    func() { p.mark(tlsStart) },
+		TLSHandshakeDone:     func(tls.ConnectionState, error) { p.mark(tlsDone) },
+		WroteRequest:         func(httptrace.WroteRequestInfo) { p.mark(wrote) },
+		GotFirstResponseByte: func() { p.mark(firstByte) },
+	}
+}
+
+func (p *phases) fill(a *store.Attempt) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	span := func(from, to int) int64 {
+		if p.times[from].IsZero() || p.times[to].Before(p.times[from]) {
+			return 0
+		}
+		return p.times[to].Sub(p.times[from]).Milliseconds()
+	}
+	a.DNSMS, a.ConnectMS, a.TLSMS, a.FirstByteMS = span(dnsStart, dnsDone), span(dialStart, dialDone), span(tlsStart, tlsDone), span(wrote, firstByte)
+}

@@ -1,0 +1,114 @@
+package notify
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	"crivo/pkg/txn"
+	"crivo/services/store"
+	"crivo/streams"
+)
+
+// deliver makes one attempt and writes what came of it.
+func (n *notifier) deliver(row store.Delivery) {
+	e, ok := (*n.endpoints.Load())[row.EndpointID]
+	if !ok || e.Status != "active" {
+		n.giveBack(n.hard, []store.Delivery{row})
+		return
+	}
+	now := n.Clock.Now()
+	if now.After(row.LeasedUntil.Add(-n.Timeout)) {
+		n.giveBack(n.hard, []store.Delivery{row}) // waited too long: another may hold it by the time of the answer
+		return
+	}
+	box, err := n.Keys.Box(row.Tenant)
+	if err != nil {
+		return
+	}
+	secrets, err := e.OpenSecrets(box, now)
+	if err != nil || len(secrets) == 0 {
+		n.Log.Error().Err(err).Str("endpoint", e.ID).Msg("no signing secret")
+		return
+	}
+	res := n.client.post(n.hard, e, secrets, row, now)
+	if n.hard.Err() != nil && res.status == 0 {
+		return // cut off by the shutdown: not the receiver's fault, the lease runs out
+	}
+	row = n.after(row, res, now)
+	n.metrics.attempted(row, res)
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(n.hard), 5*time.Second)
+	defer cancel()
+	if _, err := n.updates.Do(bounded, row, errFull); err != nil {
+		n.Log.Warn().Err(err).Msg("delivery row cannot be written, it will be tried again")
+	}
+	if res.status == http.StatusGone {
+		n.disable(e)
+	}
+}
+
+// after is the row once an attempt ended: delivered, due again, skipped or exhausted.
+func (n *notifier) after(row store.Delivery, res outcome, started time.Time) store.Delivery {
+	a := res.attempt
+	a.Number, a.Trigger, a.StartedAt = len(row.Attempts)+1, "auto", txn.At(started)
+	now := n.Clock.Now()
+	switch tried := len(row.Attempts) + 1; {
+	case res.status >= 200 && res.status < 300:
+		row.Status = store.Delivered
+	case res.status == http.StatusGone:
+		row.Status = store.Skipped
+	case tried >= len(n.Schedule):
+		row.Status = store.Exhausted
+	default:
+		row.NextAttemptAt = now.Add(pause(n.Schedule[tried], res.retryAfter))
+		next := txn.At(row.NextAttemptAt)
+		a.NextAttemptAt = &next
+	}
+	row.LeasedUntil = time.UnixMilli(0)
+	row.Attempts = append(row.Attempts, a)
+	return row
+}
+
+// pause is the schedule's, with 20 % of jitter either way, or longer where the receiver asked for it.
+func pause(scheduled, asked time.Duration) time.Duration {
+	jittered := time.Duration(float64(scheduled) * (0.8 + 0.4*rand.Float64()))
+	return max(jittered, asked)
+}
+
+// maxRetryAfter bounds what a receiver may ask for.
+const maxRetryAfter = 24 * time.Hour
+
+// retryAfter reads seconds or a date; rubbish is no wish.
+func retryAfter(header string, now time.Time) time.Duration {
+	if header == "" {
+		return 0
+	}
+	if s, err := strconv.ParseUint(header, 10, 31); err == nil {
+		return min(time.Duration(s)*time.Second, maxRetryAfter)
+	}
+	if at, err := http.ParseTime(header); err == nil {
+		return min(max(0, at.Sub(now)), maxRetryAfter)
+	}
+	return 0
+}
+
+// disable stops an endpoint whose receiver said 410: gone for good.
+func (n *notifier) disable(e store.Endpoint) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.hard), 5*time.Second)
+	defer cancel()
+	e.Status = "disabled"
+	err := n.Audit(ctx, store.Act{At: txn.At(n.Clock.Now()), Actor: "system", Tenant: e.Tenant, Action: "endpoint.disable", Target: e.ID,
+		Detail: map[string]any{"cause": "410"}})
+	if err == nil {
+		err = n.Endpoints.PutEndpoint(ctx, e)
+	}
+	if err != nil {
+		n.Log.Error().Err(err).Str("endpoint", e.ID).Msg("endpoint cannot be disabled")
+		return
+	}
+	_ = streams.Changed(n.Conn, streams.TopicEndpoints)
+	_ = n.reload(ctx)
+	_, _ = n.Deliveries.Cancel(ctx, e.Tenant, e.ID, store.Skipped)
+}

@@ -1,0 +1,249 @@
+// Package notify tells clients of decisions: one signed delivery per endpoint, kept in a row before it is tried, a lane of its
+// own for every endpoint, retried for days.
+package notify
+
+import (
+	"context"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"crypto/rand"
+	"crypto/sha256"
+
+	"github.com/go-json-experiment/json"
+
+	"crivo/pkg/app"
+	"crivo/pkg/batch"
+	"crivo/pkg/seal"
+	"crivo/pkg/stage"
+	"crivo/pkg/txn"
+	"crivo/services/audit"
+	"crivo/services/store"
+	"crivo/streams"
+	"crivo/streams/event"
+)
+
+// TypeDecided is the event type of a decision.
+const TypeDecided = "transaction.decided"
+
+// Deliveries keeps what is owed.
+type Deliveries interface {
+	Insert(ctx context.Context, rows []store.Delivery) ([]bool, error)
+	Lease(ctx context.Context, endpoint string, now, until time.Time, limit int) ([]store.Delivery, error)
+	DueEndpoints(ctx context.Context, now time.Time) ([]string, error)
+	Update(ctx context.Context, rows []store.Delivery) error
+	Cancel(ctx context.Context, tenant, endpoint, status string) (int, error)
+}
+
+// Endpoints is where webhooks go.
+type Endpoints interface {
+	Endpoints(ctx context.Context) ([]store.Endpoint, error)
+	PutEndpoint(ctx context.Context, e store.Endpoint) error
+}
+
+// DefaultSchedule is when a delivery is tried: at once, then after these pauses; Standard Webhooks' example, 75 h in all.
+var DefaultSchedule = []time.Duration{0, 5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour,
+	10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour}
+
+// Config is what the service needs.
+type Config struct {
+	app.Shell
+	Deliveries Deliveries
+	Endpoints  Endpoints
+	Keys       *seal.Keyring
+	Audit      audit.Record
+	Schedule   []time.Duration // empty: DefaultSchedule
+	Timeout    time.Duration   // of one attempt, all in all; 0: 15 s
+	Allow      []netip.Prefix  // the operator's own addresses: any port, plain http too
+	Version    string
+}
+
+// leaseBeyond is how much longer than an attempt a lease lasts, so that a slow POST is never sent twice at once.
+const leaseBeyond = 15 * time.Second
+
+// drainTime is how long attempts under way may take once the service shuts down.
+const drainTime = 5 * time.Second
+
+type notifier struct {
+	Config
+	client    *client
+	metrics   *metrics
+	endpoints atomic.Pointer[map[string]store.Endpoint] // by id
+	updates   *batch.Group[store.Delivery, struct{}]
+
+	mu    sync.Mutex
+	lanes map[string]*lane
+	work  sync.WaitGroup
+	hard  context.Context // ends when attempts under way must stop
+}
+
+// Run delivers until ctx ends, then lets attempts under way finish and hands the rest back.
+func Run(ctx context.Context, cfg Config) error {
+	if len(cfg.Schedule) == 0 {
+		cfg.Schedule = DefaultSchedule
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 15 * time.Second
+	}
+	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	n := &notifier{Config: cfg, client: newClient(cfg), metrics: newMetrics(cfg.Metrics), lanes: map[string]*lane{}, hard: hard}
+	n.updates = &batch.Group[store.Delivery, struct{}]{Most: 256, Write: n.writeUpdates}
+	if err := streams.Watch(ctx, cfg.Conn, cfg.Log, n.reload, streams.TopicEndpoints); err != nil {
+		return fmt.Errorf("notify: %w", err)
+	}
+	polling := make(chan struct{})
+	go func() {
+		defer close(polling)
+		n.poll(ctx)
+	}()
+	err := streams.Runner(cfg.Shell, streams.Notify, n.Handle, nil).Run(ctx)
+	<-polling
+	timeout := time.AfterFunc(drainTime, cancel)
+	defer timeout.Stop()
+	n.close()
+	return err
+}
+
+func (n *notifier) reload(ctx context.Context) error {
+	all, err := n.Endpoints.Endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	next := make(map[string]store.Endpoint, len(all))
+	for _, e := range all {
+		next[e.ID] = e
+	}
+	n.endpoints.Store(&next)
+	return nil
+}
+
+// Handle makes the rows that a batch of decisions owes, in one write, and hands them to their lanes. A repeat finds its rows
+// there and makes none.
+func (n *notifier) Handle(ctx context.Context, batch []stage.Message) []stage.Result {
+	out := make([]stage.Result, len(batch))
+	var rows []store.Delivery
+	now := n.Clock.Now()
+	for i, m := range batch {
+		d, err := event.Decode[event.Decided](m.Data)
+		if err == nil {
+			var made []store.Delivery
+			made, err = n.owed(d, now)
+			rows = append(rows, made...)
+		}
+		out[i].Err = err
+	}
+	if len(rows) == 0 {
+		return out
+	}
+	added, err := n.Deliveries.Insert(ctx, rows)
+	if err != nil {
+		for i := range out {
+			if out[i].Err == nil {
+				out[i].Err = stage.Unavailable(err)
+			}
+		}
+		return out
+	}
+	fresh := rows[:0]
+	for i, r := range rows {
+		if added[i] {
+			fresh = append(fresh, r)
+		}
+	}
+	n.offer(ctx, fresh)
+	return out
+}
+
+// owed returns a row for every endpoint that wants to hear of a decision.
+func (n *notifier) owed(d event.Decided, now time.Time) ([]store.Delivery, error) {
+	var out []store.Delivery
+	bodies := map[string][]byte{}
+	for _, e := range *n.endpoints.Load() {
+		if e.Tenant != d.Tenant || e.Status == "disabled" || !wants(e.Events, TypeDecided) {
+			continue
+		}
+		body, err := bodyFor(e.Payload, d, bodies)
+		if err != nil {
+			return nil, stage.Reject(err)
+		}
+		id, err := n.webhookID(d.Tenant, d.ID, TypeDecided)
+		if err != nil {
+			return nil, stage.Unavailable(err)
+		}
+		out = append(out, store.Delivery{ID: "dlv_" + rand.Text(), Tenant: d.Tenant, EndpointID: e.ID, TransactionID: d.ID, WebhookID: id,
+			Type: TypeDecided, Body: body, Status: store.Pending, NextAttemptAt: now, CreatedAt: now,
+			LeasedUntil: now.Add(n.Timeout + leaseBeyond)})
+	}
+	return out, nil
+}
+
+// wants tells whether an endpoint's filter, types or prefixes such as transaction.*, lets a type through; empty is all.
+func wants(filter []string, kind string) bool {
+	return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool {
+		prefix, star := strings.CutSuffix(f, "*")
+		return f == kind || star && strings.HasPrefix(kind, prefix)
+	})
+}
+
+// webhookID is the same for every try and every repeat of one event, says nothing of the transaction and holds no dots.
+func (n *notifier) webhookID(tenant, id, kind string) (string, error) {
+	box, err := n.Keys.Box(seal.System)
+	if err != nil {
+		return "", err
+	}
+	token, err := box.Token("webhook_id", tenant+"/"+id+"/"+kind+"/1")
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(token)) // already keyed: this only gives it one length and alphabet
+	return "msg_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:20])), nil
+}
+
+// thin is the default payload: what happened, nothing personal, the rest by query.
+type thin struct {
+	ID       string   `json:"id"`
+	Decision string   `json:"decision"`
+	Score    int      `json:"score"`
+	RiskBand string   `json:"risk_band"`
+	Reasons  []string `json:"reasons"`
+}
+
+// bodyFor returns the bytes to deliver; the same payload form is made once per event.
+func bodyFor(form string, d event.Decided, made map[string][]byte) ([]byte, error) {
+	if b, ok := made[form]; ok {
+		return b, nil
+	}
+	public := d.Public()
+	var data any = &public
+	if form != "full" {
+		codes := make([]string, len(public.Reasons))
+		for i, r := range public.Reasons {
+			codes[i] = r.Code
+		}
+		data = &thin{d.ID, public.Verdict.Decision, public.Score, public.RiskBand, codes}
+	}
+	body, err := json.Marshal(struct {
+		Type      string   `json:"type"`
+		Timestamp txn.Time `json:"timestamp"`
+		Data      any      `json:"data"`
+	}{TypeDecided, d.DecidedAt, data}, json.Deterministic(true))
+	made[form] = body
+	return body, err
+}
+
+// writeUpdates is one group of rows written back.
+func (n *notifier) writeUpdates(rows []store.Delivery) ([]struct{}, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return make([]struct{}, len(rows)), n.Deliveries.Update(ctx, rows)
+}
+
+var errFull = errors.New("too many rows wait to be written")
