@@ -1,0 +1,21 @@
+package keeper
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	finds   *prometheus.CounterVec
+	horizon *prometheus.GaugeVec
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		finds: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "crivo_keeper_finds_total",
+			Help: "What the keeper mended: decision put back, claim run again, decision announced, messages purged."}, []string{"find"}),
+		horizon: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "crivo_replay_horizon_seconds",
+			Help: "Unix time of the oldest message that a purge left in a stream."}, []string{"stream"}),
+	}
+	reg.MustRegister(m.finds, m.horizon)
+	return m
+}
+
+func (m *metrics) found(what string, n int) { m.finds.WithLabelValues(what).Add(float64(n)) }
