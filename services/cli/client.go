@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"crivo/services/config"
+)
+
+// server is how a command reaches a running system.
+type server struct {
+	URL  string `help:"Where the API is." default:"http://127.0.0.1:8080"`
+	JSON bool   `help:"Print the answer as JSON." name:"json"`
+}
+
+// apiKey is what CRIVO_API_KEY says, else the file that CRIVO_API_KEY_FILE names, else the key in ./crivo-data.
+func apiKey() (string, error) {
+	if key := os.Getenv(config.Env(keyFile)); key != "" {
+		return key, nil
+	}
+	path := os.Getenv(config.Env(keyFile) + "_FILE")
+	if path == "" {
+		path = filepath.Join("crivo-data", keyFile)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("no API key: CRIVO_API_KEY is not set and %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// ask sends one request with the caller's key and reads the answer into out, which may be nil.
+func (s server) ask(ctx context.Context, method, path string, in, out any) error {
+	key, err := apiKey()
+	if err != nil {
+		return usage(err)
+	}
+	var body []byte
+	if in != nil {
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return call(ctx, http.DefaultClient, method, strings.TrimRight(s.URL, "/")+path, key, body, out)
+}
+
+// call sends one request. An answer other than 2xx becomes an error that says what the problem document says.
+func call(ctx context.Context, client *http.Client, method, url, key string, body []byte, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return usage(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(res.Body, 16<<20))
+	if err != nil {
+		return err
+	}
+	if res.StatusCode >= 300 {
+		p := problem{Title: res.Status}
+		_ = json.Unmarshal(data, &p)
+		return errors.New(p.String())
+	}
+	if out == nil || len(data) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("answer %d is not what was expected: %w", res.StatusCode, err)
+	}
+	return nil
+}
+
+// call sends one request that is not about a transaction.
+func (s *sender) call(ctx context.Context, method, path string, body []byte, out any) error {
+	return call(ctx, s.http, method, s.url+path, s.key, body, out)
+}

@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/gofrs/flock"
+)
+
+// folder is the data folder of a running system: nobody else's to read, and locked.
+type folder struct {
+	path string
+	lock *flock.Flock
+}
+
+// openFolder makes the folder where it is missing and locks it. A lock ends with its process, however that ended.
+func openFolder(path string) (*folder, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	if err := os.Chmod(path, 0o700); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	f := &folder{path, flock.New(filepath.Join(path, "lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))}
+	held, err := f.lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("data folder: lock: %w", err)
+	}
+	if !held {
+		return nil, fmt.Errorf("data folder %s is in use by process %s", path, f.owner())
+	}
+	if err := os.WriteFile(f.file("lock"), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		_ = f.lock.Unlock()
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	return f, nil
+}
+
+func (f *folder) owner() string {
+	pid, err := os.ReadFile(f.file("lock"))
+	if text := strings.TrimSpace(string(pid)); err == nil && text != "" {
+		return text
+	}
+	return "(it has not said its number yet)"
+}
+
+func (f *folder) file(name string) string { return filepath.Join(f.path, name) }
+
+// close lets the next one in. The file stays: removing it could unlock a folder that another just locked.
+func (f *folder) close() { _ = f.lock.Unlock() }
+
+// keyFile is where the first API key is kept when nobody gave one.
+const keyFile = "api-key"
+
+// apiKey returns the key that was given, or the folder's own, which is made at first start. The path is empty for a given one.
+func (f *folder) apiKey(given string) (key, path string, err error) {
+	if given != "" {
+		return given, "", nil
+	}
+	path = f.file(keyFile)
+	data, err := os.ReadFile(path)
+	if err == nil && strings.TrimSpace(string(data)) != "" {
+		return strings.TrimSpace(string(data)), path, os.Chmod(path, 0o600)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", "", fmt.Errorf("api key: %w", err)
+	}
+	key = "crivo_" + strings.ToLower(rand.Text())
+	if err := writeWhole(path, []byte(key+"\n")); err != nil {
+		return "", "", fmt.Errorf("api key: %w", err)
+	}
+	return key, path, nil
+}
+
+// writeWhole writes a new file, mode 0600, that a crash leaves whole or absent.
+func writeWhole(path string, data []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}

@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/alecthomas/kong"
+
+	"crivo/pkg/app"
+	"crivo/services/config"
+)
+
+// root is the command line of crivo.
+type root struct {
+	Config string `help:"YAML file of settings, named like the flags; flags and environment win over it." placeholder:"FILE"`
+
+	Up        UpCmd        `cmd:"" help:"Run the whole system in one process."`
+	Submit    SubmitCmd    `cmd:"" help:"Send transactions from files."`
+	Bench     BenchCmd     `cmd:"" help:"Measure a system under open-loop load."`
+	Endpoints EndpointsCmd `cmd:"" help:"Webhook endpoints: create, list, delete."`
+	Keys      KeysCmd      `cmd:"" help:"API keys: create, list, delete."`
+	Settings  ConfigCmd    `cmd:"" name:"config" help:"Print the effective configuration of up, secrets masked."`
+	Version   VersionCmd   `cmd:"" help:"Print the version."`
+}
+
+// Main runs crivo with args and returns its exit status: 0 done, 1 failed, 2 wrongly called.
+func Main(args []string) int {
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	var grammar root
+	command, err := config.Read(&grammar, args, os.LookupEnv, kong.Name("crivo"),
+		kong.Description("Screens payments for risk: one explained decision for every transaction, by webhook and by query."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "crivo:", err)
+		return app.ExitCode(err)
+	}
+	return app.Main(func(ctx context.Context) error {
+		command.BindTo(ctx, (*context.Context)(nil))
+		err := command.Run(command)
+		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+			return errors.New("interrupted")
+		}
+		return err
+	})
+}
+
+// wrong is an error of the person who called: exit status 2.
+type wrong struct{ error }
+
+func (wrong) ExitCode() int   { return 2 }
+func (w wrong) Unwrap() error { return w.error }
+
+func usage(err error) error { return wrong{err} }

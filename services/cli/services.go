@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"crivo/pkg/app"
+	"crivo/services/edge"
+	"crivo/services/enrich"
+	"crivo/services/notify"
+	"crivo/services/persist"
+	"crivo/services/score"
+	"crivo/services/validate"
+	"crivo/streams"
+)
+
+// service is one running part of the flow.
+type service struct {
+	name string
+	run  func(ctx context.Context, shell app.Shell) error
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// parts are the services in the order in which they are stopped: the door first, then the flow from its source on.
+func (u *upped) parts() []*service {
+	return []*service{
+		{name: "edge", run: u.edge},
+		{name: "enrich", run: func(ctx context.Context, s app.Shell) error {
+			return enrich.Run(ctx, enrich.Config{Shell: s, Features: u.stores.features, RuleSet: u.rules.Current().Ref})
+		}},
+		{name: "validate", run: func(ctx context.Context, s app.Shell) error {
+			return validate.Run(ctx, validate.Config{Shell: s, Blocklist: u.Blocklist, Keys: u.keys})
+		}},
+		{name: "score", run: u.score},
+		{name: "persist", run: func(ctx context.Context, s app.Shell) error {
+			return persist.Run(ctx, persist.Config{Shell: s, Transactions: u.stores.transactions})
+		}},
+		{name: "notify", run: func(ctx context.Context, s app.Shell) error {
+			return notify.Run(ctx, notify.Config{Shell: s, Deliveries: u.stores.deliveries, Endpoints: u.stores.registry, Keys: u.keys,
+				Audit: u.stores.registry.Record, Schedule: u.WebhookSchedule, Timeout: u.WebhookTimeout, Allow: u.WebhookAllow, Version: Version})
+		}},
+	}
+}
+
+func (u *upped) edge(ctx context.Context, s app.Shell) error {
+	certificate, err := u.tls()
+	if err != nil {
+		return err
+	}
+	return edge.Run(ctx, edge.Config{Shell: s, Listener: u.http, TLS: certificate, InsecureHTTP: u.InsecureHTTP,
+		Transactions: u.stores.transactions, Registry: u.stores.registry, Deliveries: u.stores.deliveries, Keys: u.keys,
+		Audit: u.stores.registry.Record, Instance: strings.ToLower(rand.Text()), MaxInFlight: u.MaxInFlight, BootstrapKey: u.apiKey,
+		Allow: u.WebhookAllow, Version: Version})
+}
+
+// zone is where night hours are counted; the embedded rule set is for Brazil.
+const zone = "America/Sao_Paulo"
+
+func (u *upped) score(ctx context.Context, s app.Shell) error {
+	where, err := time.LoadLocation(zone)
+	if err != nil {
+		return err
+	}
+	return score.Run(ctx, score.Config{Shell: s, Rules: u.rules, Zone: where, Engine: Version})
+}
+
+// start runs every service on a connection and under a context of its own, so that they can be stopped one by one.
+func (u *upped) start() error {
+	for _, s := range u.parts() {
+		publish, subscribe := streams.Permissions(s.name)
+		nc, js, err := u.connect(s.name, publish, subscribe)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		shell := app.Shell{Name: s.name, Conn: nc, JS: js, Clock: u.clock, Log: u.log.With().Str("service", s.name).Logger(),
+			Metrics: u.registry, Health: u.health, Steps: u.steps}
+		ctx, stop := context.WithCancel(context.Background())
+		s.stop, s.done = stop, make(chan struct{})
+		u.services = append(u.services, s)
+		go u.watch(ctx, s, shell)
+	}
+	return nil
+}
+
+// watch runs a service and reports one that ends unasked.
+func (u *upped) watch(ctx context.Context, s *service, shell app.Shell) {
+	defer close(s.done)
+	err := s.run(ctx, shell)
+	switch {
+	case ctx.Err() == nil && err == nil:
+		u.failed <- fmt.Errorf("%s: %w", s.name, errEnded)
+	case ctx.Err() == nil:
+		u.failed <- fmt.Errorf("%s: %w", s.name, err)
+	case err != nil:
+		u.log.Error().Err(err).Str("service", s.name).Msg("service did not end cleanly")
+	}
+}
+
+// alive asks the API, by whatever name its certificate has: it is this process's own listener.
+func (u *upped) alive(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.url()+"/livez", nil)
+	if err != nil {
+		return false
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = res.Body.Close()
+	return res.StatusCode == http.StatusOK
+}
+
+// drain ends the system in order: nothing new comes in, what was accepted runs through, webhooks under way finish.
+func (u *upped) drain() {
+	u.health.Set("shutdown", "draining")
+	u.log.Info().Msg("draining")
+	ctx, cancel := context.WithTimeout(context.Background(), u.Grace)
+	defer cancel()
+	for _, s := range u.services {
+		if s.name != "edge" {
+			u.settled(ctx, s.name)
+		}
+		s.stop()
+		<-s.done
+	}
+	u.log.Info().Bool("in_time", ctx.Err() == nil).Msg("drained")
+}
+
+// settled waits until the step has nothing left to do, or ctx ends. What is left then waits in its stream for the next start.
+func (u *upped) settled(ctx context.Context, step string) {
+	for _, spec := range streams.Steps {
+		if spec.Step != step {
+			continue
+		}
+		for ctx.Err() == nil {
+			consumer, err := u.js.Consumer(ctx, spec.Stream, spec.Durable)
+			if err != nil {
+				return
+			}
+			if info := consumer.CachedInfo(); info.NumPending == 0 && info.NumAckPending == 0 {
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+}

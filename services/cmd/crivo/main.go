@@ -1,0 +1,11 @@
+// Command crivo screens payments for risk: up runs the whole system, the other commands work with a running one.
+package main
+
+import (
+	"os"
+	_ "time/tzdata" // night hours are counted in Brazil's time on machines without a zone database too
+
+	"crivo/services/cli"
+)
+
+func main() { os.Exit(cli.Main(os.Args[1:])) }
