@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"crivo/pkg/txn"
+	"crivo/pkg/webhook"
+)
+
+// sink is the bench's own webhook receiver. It verifies every signature; what does not verify counts as not delivered.
+type sink struct {
+	server   *http.Server
+	target   *target
+	endpoint string
+}
+
+func openSink(ctx context.Context, address string, t *target, into *trips) (*sink, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	var made struct {
+		ID     string `json:"id"`
+		Secret string `json:"secret"`
+	}
+	body := fmt.Appendf(nil, `{"url":"http://%s/","payload":"full","events":["transaction.decided"],"description":"crivo bench"}`, listener.Addr())
+	if err := t.send.call(ctx, http.MethodPost, "/v1/webhook-endpoints", body, &made); err != nil {
+		_ = listener.Close()
+		return nil, fmt.Errorf("webhook endpoint: %w", err)
+	}
+	s := &sink{target: t, endpoint: made.ID}
+	secret, err := webhook.ParseSecret(made.Secret)
+	if err != nil {
+		return nil, err
+	}
+	s.server = &http.Server{Handler: receive(secret, into), ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = s.server.Serve(listener) }()
+	return s, nil
+}
+
+func receive(secret webhook.Secret, into *trips) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+		if err != nil || webhook.Verify(secret, r.Header, body, time.Now()) != nil {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		var event struct {
+			Type string       `json:"type"`
+			Data txn.Decision `json:"data"`
+		}
+		if err := json.Unmarshal(body, &event); err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		verdict, _ := json.Marshal(&event.Data.Verdict, json.Deterministic(true))
+		into.delivered(event.Data.ID, string(bytes.TrimSpace(verdict)), event.Data.LatencyMS, time.Now())
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// close takes the endpoint away again and stops listening.
+func (s *sink) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_ = s.target.send.call(ctx, http.MethodDelete, "/v1/webhook-endpoints/"+s.endpoint, nil, nil)
+	_ = s.server.Close()
+}
