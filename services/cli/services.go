@@ -12,6 +12,7 @@ import (
 	"crivo/pkg/app"
 	"crivo/services/edge"
 	"crivo/services/enrich"
+	"crivo/services/keeper"
 	"crivo/services/notify"
 	"crivo/services/persist"
 	"crivo/services/score"
@@ -27,10 +28,14 @@ type service struct {
 	done chan struct{}
 }
 
-// parts are the services in the order in which they are stopped: the door first, then the flow from its source on.
+// parts are the services in the order in which they are stopped: the door first, then the flow from its source
+// on.
 func (u *upped) parts() []*service {
 	return []*service{
 		{name: "edge", run: u.edge},
+		{name: "keeper", run: func(ctx context.Context, s app.Shell) error {
+			return keeper.Run(ctx, keeper.Config{Shell: s, Transactions: u.stores.transactions, Layout: u.layout(), Tenants: u.stores.registry.Tenants})
+		}},
 		{name: "enrich", run: func(ctx context.Context, s app.Shell) error {
 			return enrich.Run(ctx, enrich.Config{Shell: s, Features: u.stores.features, RuleSet: u.rules.Current().Ref})
 		}},
@@ -126,9 +131,7 @@ func (u *upped) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), u.Grace)
 	defer cancel()
 	for _, s := range u.services {
-		if s.name != "edge" {
-			u.settled(ctx, s.name)
-		}
+		u.settled(ctx, s.name)
 		s.stop()
 		<-s.done
 	}

@@ -32,7 +32,7 @@ func open(path string, o Options, migrations []string) (*file, error) {
 		sync = "FULL"
 	}
 	pragmas := url.Values{"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(" + sync + ")", "temp_store(MEMORY)",
-		"cache_size(-65536)", "wal_autocheckpoint(4000)", "foreign_keys(ON)"}, "_txlock": {"immediate"}}
+		"cache_size(-8192)", "wal_autocheckpoint(4000)", "foreign_keys(ON)"}, "_txlock": {"immediate"}}
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + pragmas.Encode()
 	f := &file{}
 	var err error

@@ -1,0 +1,142 @@
+package memory
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"crivo/services/store"
+)
+
+// Deliveries holds the webhooks that are owed in memory, in the order of their making.
+type Deliveries struct {
+	mu   sync.Mutex
+	rows []store.Delivery
+}
+
+// NewDeliveries returns an empty store.
+func NewDeliveries() *Deliveries { return &Deliveries{} }
+
+// Insert adds rows that are absent.
+func (d *Deliveries) Insert(_ context.Context, rows []store.Delivery) ([]bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]bool, len(rows))
+	for i, r := range rows {
+		out[i] = !slices.ContainsFunc(d.rows, func(x store.Delivery) bool {
+			return x.Tenant == r.Tenant && x.EndpointID == r.EndpointID && x.WebhookID == r.WebhookID
+		})
+		if out[i] {
+			d.rows = append(d.rows, r)
+		}
+	}
+	return out, nil
+}
+
+func due(r store.Delivery, now time.Time) bool {
+	return r.Status == store.Pending && !r.NextAttemptAt.After(now) && !r.LeasedUntil.After(now)
+}
+
+// Lease takes pending rows that are due and free.
+func (d *Deliveries) Lease(_ context.Context, endpoint string, now, until time.Time, limit int) ([]store.Delivery, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var at []int
+	for i, r := range d.rows {
+		if due(r, now) && (endpoint == "" || r.EndpointID == endpoint) {
+			at = append(at, i)
+		}
+	}
+	slices.SortStableFunc(at, func(a, b int) int {
+		return cmp.Compare(d.rows[a].NextAttemptAt.UnixNano(), d.rows[b].NextAttemptAt.UnixNano())
+	})
+	var out []store.Delivery
+	for _, i := range at[:min(len(at), limit)] {
+		d.rows[i].LeasedUntil = until
+		out = append(out, d.rows[i])
+	}
+	return out, nil
+}
+
+// DueEndpoints names endpoints that have rows to lease.
+func (d *Deliveries) DueEndpoints(_ context.Context, now time.Time) ([]string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []string
+	for _, r := range d.rows {
+		if due(r, now) && !slices.Contains(out, r.EndpointID) {
+			out = append(out, r.EndpointID)
+		}
+	}
+	return out, nil
+}
+
+// Update writes rows back.
+func (d *Deliveries) Update(_ context.Context, rows []store.Delivery) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range rows {
+		for i := range d.rows {
+			if x := &d.rows[i]; x.ID == r.ID {
+				x.Status, x.Attempts, x.NextAttemptAt, x.LeasedUntil = r.Status, slices.Clone(r.Attempts), r.NextAttemptAt, r.LeasedUntil
+			}
+		}
+	}
+	return nil
+}
+
+// Cancel ends every pending row of an endpoint.
+func (d *Deliveries) Cancel(_ context.Context, tenant, endpoint, status string) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for i := range d.rows {
+		if x := &d.rows[i]; x.Tenant == tenant && x.EndpointID == endpoint && x.Status == store.Pending {
+			x.Status = status
+			n++
+		}
+	}
+	return n, nil
+}
+
+// Get returns one row of a tenant.
+func (d *Deliveries) Get(_ context.Context, tenant, id string) (store.Delivery, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.rows {
+		if r.Tenant == tenant && r.ID == id {
+			return r, nil
+		}
+	}
+	return store.Delivery{}, store.ErrNotFound
+}
+
+// List returns one page, newest first; the cursor is a place in the order of making.
+func (d *Deliveries) List(_ context.Context, q store.DeliveryQuery) ([]store.Delivery, string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	from := len(d.rows)
+	if q.Cursor != "" {
+		n, err := strconv.Atoi(q.Cursor)
+		if err != nil || n < 0 || n > len(d.rows) {
+			return nil, "", store.ErrCursor
+		}
+		from = n
+	}
+	out := []store.Delivery{}
+	for i := from - 1; i >= 0; i-- {
+		r := d.rows[i]
+		if r.Tenant != q.Tenant || q.EndpointID != "" && r.EndpointID != q.EndpointID || q.TransactionID != "" && r.TransactionID != q.TransactionID ||
+			q.Status != "" && r.Status != q.Status {
+			continue
+		}
+		if len(out) == q.Limit {
+			return out, strconv.Itoa(i + 1), nil
+		}
+		out = append(out, r)
+	}
+	return out, "", nil
+}

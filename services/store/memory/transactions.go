@@ -1,0 +1,147 @@
+package memory
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"crivo/services/store"
+)
+
+// Transactions is the transaction store in memory: the reference that tests run on.
+type Transactions struct {
+	mu      sync.Mutex
+	entries map[store.Key]store.Entry
+}
+
+// NewTransactions returns an empty store.
+func NewTransactions() *Transactions { return &Transactions{entries: map[store.Key]store.Entry{}} }
+
+// Claim inserts each document whose key is absent.
+func (t *Transactions) Claim(ctx context.Context, claims []store.Claim) ([]store.Claimed, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]store.Claimed, len(claims))
+	for i, c := range claims {
+		e, there := t.entries[c.Key]
+		if !there {
+			e = store.Entry{Claim: c}
+			t.entries[c.Key] = e
+		}
+		out[i] = store.Claimed{Won: !there, Entry: e}
+	}
+	return out, nil
+}
+
+// Get returns one document or store.ErrNotFound.
+func (t *Transactions) Get(_ context.Context, key store.Key) (store.Entry, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[key]
+	if !ok {
+		return e, store.ErrNotFound
+	}
+	return e, nil
+}
+
+// Raise starts another run of an undecided transaction.
+func (t *Transactions) Raise(_ context.Context, r store.Raise) (store.Entry, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[r.Key]
+	switch {
+	case !ok:
+		return e, store.ErrNotFound
+	case e.Decided() || e.Run != r.FromRun:
+		return e, store.ErrChanged
+	}
+	e.Run, e.AcceptedAt, e.Deadline = e.Run+1, r.AcceptedAt, r.Deadline
+	t.entries[r.Key] = e
+	return e, nil
+}
+
+// Decide completes each document where no decision is.
+func (t *Transactions) Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]store.Outcome, len(decides))
+	for i, d := range decides {
+		e, there := t.entries[d.Key]
+		switch {
+		case there && e.Digest != d.Digest:
+			out[i] = store.Outcome{Status: store.DigestConflict, Entry: e}
+			continue
+		case there && e.Decided():
+			out[i] = store.Outcome{Status: store.DecidedBefore, Entry: e}
+			continue
+		case !there:
+			e = store.Entry{Claim: d.Claim}
+		}
+		e.Body, e.Event, e.DecidedAt, e.Unannounced = nil, d.Event, d.DecidedAt, d.Unannounced
+		t.entries[d.Key] = e
+		out[i] = store.Outcome{Status: store.DecidedNow, Entry: e}
+	}
+	return out, nil
+}
+
+// Overdue returns undecided documents whose deadline is before then, oldest first.
+func (t *Transactions) Overdue(_ context.Context, then time.Time, limit int) ([]store.Entry, error) {
+	return t.list(limit, func(e store.Entry) bool { return !e.Decided() && e.Deadline.Before(then) },
+		func(e store.Entry) time.Time { return e.Deadline }), nil
+}
+
+// Unannounced returns decisions made before then and still marked, oldest first.
+func (t *Transactions) Unannounced(_ context.Context, then time.Time, limit int) ([]store.Entry, error) {
+	return t.list(limit, func(e store.Entry) bool { return e.Unannounced && e.DecidedAt.Before(then) },
+		func(e store.Entry) time.Time { return e.DecidedAt }), nil
+}
+
+func (t *Transactions) list(limit int, want func(store.Entry) bool, by func(store.Entry) time.Time) []store.Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []store.Entry
+	for _, e := range t.entries {
+		if want(e) {
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, func(a, b store.Entry) int { return cmp.Compare(by(a).UnixNano(), by(b).UnixNano()) })
+	return out[:min(len(out), limit)]
+}
+
+// Announced clears the mark of each key.
+func (t *Transactions) Announced(_ context.Context, keys []store.Key) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range keys {
+		if e, ok := t.entries[k]; ok {
+			e.Unannounced = false
+			t.entries[k] = e
+		}
+	}
+	return nil
+}
+
+// Undecided returns those of keys that hold no decision.
+func (t *Transactions) Undecided(_ context.Context, keys []store.Key) ([]store.Key, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []store.Key
+	for _, k := range keys {
+		if !t.entries[k].Decided() {
+			out = append(out, k)
+		}
+	}
+	return out, nil
+}
+
+// Ping always answers.
+func (*Transactions) Ping(context.Context) error { return nil }
