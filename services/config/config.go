@@ -13,7 +13,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/goccy/go-yaml"
+
+	"crivo/pkg/yaml"
 )
 
 // Fault is one setting that is wrong.
@@ -88,6 +89,7 @@ func Read(grammar any, args []string, lookup func(string) (string, bool), option
 		return nil, usageError{err}
 	}
 	if err != nil {
+		l.faults.Add("command line", "%v", err)
 		return nil, l.all(nil)
 	}
 	for _, p := range ctx.Path {
@@ -127,6 +129,13 @@ func text(v reflect.Value) string {
 		}
 		return strings.Join(parts, ",")
 	}
+	if pairs, ok := v.Interface().(map[string]string); ok {
+		parts := make([]string, 0, len(pairs))
+		for _, key := range slices.Sorted(maps.Keys(pairs)) {
+			parts = append(parts, key+"="+pairs[key])
+		}
+		return strings.Join(parts, ",")
+	}
 	if d, ok := v.Interface().(time.Duration); ok {
 		return duration(d)
 	}
@@ -153,9 +162,6 @@ func (e usageError) Unwrap() error { return e.error }
 
 func help(v *kong.Value) string {
 	if v.Flag == nil || v.Flag.Name == "help" {
-		return kong.DefaultHelpValueFormatter(v)
-	}
-	if len(v.Tag.Envs) > 0 {
 		return kong.DefaultHelpValueFormatter(v)
 	}
 	suffix := "$" + Env(v.Flag.Name)
@@ -210,7 +216,7 @@ func (l *layers) file(path string, flags []*kong.Flag) {
 		return
 	}
 	var raw map[string]any
-	if err := yaml.Unmarshal(data, &raw); err != nil {
+	if err := yaml.Read(data, &raw); err != nil {
 		l.faults.Add("config", "%s: not a YAML mapping of settings", path)
 		return
 	}
@@ -252,13 +258,20 @@ func (l *layers) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, e
 		return nil, nil
 	}
 	l.sources[flag.Name] = l.path
-	return l.scalar(flag, v), nil
+	return l.plain(flag, v), nil
 }
 
-// scalar writes a YAML value the way that it would stand on a command line.
-func (l *layers) scalar(flag *kong.Flag, v any) any {
+// plain gives a YAML value the form that its flag takes: text as on a command line, or pairs for a flag of pairs.
+func (l *layers) plain(flag *kong.Flag, v any) any {
+	if pairs, ok := v.(map[string]any); ok && flag.IsMap() {
+		return l.pairs(flag, pairs)
+	}
 	switch v := v.(type) {
 	case []any:
+		if flag.IsMap() {
+			l.faults.Add(flag.Name, "a list is no value of it, a mapping is (in %s)", l.path)
+			return nil
+		}
 		parts := make([]string, len(v))
 		for i, p := range v {
 			parts[i] = fmt.Sprint(p)
@@ -269,6 +282,19 @@ func (l *layers) scalar(flag *kong.Flag, v any) any {
 		return nil
 	}
 	return fmt.Sprint(v)
+}
+
+func (l *layers) pairs(flag *kong.Flag, from map[string]any) any {
+	out := make(map[string]any, len(from))
+	for key, v := range from {
+		switch v.(type) {
+		case []any, map[string]any, nil:
+			l.faults.Add(flag.Name, "%s: not a plain value (in %s)", key, l.path)
+			return nil
+		}
+		out[key] = fmt.Sprint(v)
+	}
+	return out
 }
 
 // collecting notes what a value's own mapper finds wrong and goes on, so that all faults are told together.
