@@ -16,7 +16,7 @@ type outcome int
 const (
 	quiet   outcome = iota // the condition is false
 	fired                  // it is true
-	open                   // it depends on something unknown
+	open                   // it depends on something unknown, or cannot be computed
 	missing                // it needs something that the client did not send
 )
 
@@ -25,35 +25,37 @@ const (
 // possible value of what is unknown gives it.
 func (s *Set) Evaluate(f Facts) txn.Verdict {
 	t := tally{set: s, facts: f}
-	var holes []*cel.AttributePatternType
-	if len(f.Unknown) > 0 {
-		holes = patterns(f.Unknown)
-	}
+	in := f.input()
 	for i := range s.rules {
 		r := &s.rules[i]
-		t.add(r, r.run(f, holes))
+		t.add(r, r.run(in))
 	}
 	return t.verdict()
 }
 
-// patterns name unknown facts for partial evaluation.
-func patterns(unknown []string) []*cel.AttributePatternType {
-	out := make([]*cel.AttributePatternType, len(unknown))
-	for i, path := range unknown {
-		entity, field, _ := strings.Cut(path, ".")
-		out[i] = cel.AttributePattern(entity).QualString(field)
-	}
-	return out
+// input is a fact document as conditions are run on it.
+type input struct {
+	facts Facts
+	holes cel.PartialActivation // nil when nothing is unknown
 }
 
-func (r *rule) run(f Facts, holes []*cel.AttributePatternType) outcome {
-	program, vars := r.plain, any(f.Vars)
-	if len(holes) > 0 {
-		partial, err := cel.PartialVars(f.Vars, holes...)
-		if err != nil {
-			return open
-		}
-		program, vars = r.partial, partial
+func (f Facts) input() input {
+	if len(f.Unknown) == 0 {
+		return input{facts: f}
+	}
+	patterns := make([]*cel.AttributePatternType, len(f.Unknown))
+	for i, path := range f.Unknown {
+		entity, field, _ := strings.Cut(path, ".")
+		patterns[i] = cel.AttributePattern(entity).QualString(field)
+	}
+	holes, _ := cel.PartialVars(f.Vars, patterns...) // fails only for what is no map
+	return input{f, holes}
+}
+
+func (r *rule) run(in input) outcome {
+	program, vars := r.plain, any(in.facts.Vars)
+	if in.holes != nil {
+		program, vars = r.partial, in.holes
 	}
 	value, _, err := program.Eval(vars)
 	switch {
@@ -61,10 +63,10 @@ func (r *rule) run(f Facts, holes []*cel.AttributePatternType) outcome {
 		return fired
 	case err == nil && value == types.False:
 		return quiet
-	case err == nil && types.IsUnknown(value):
-		return open
+	case err != nil && slices.ContainsFunc(r.inputs, in.facts.lack):
+		return missing
 	}
-	return missing
+	return open // unknown; or of another type than the rule takes it for, which must not clear it
 }
 
 // tally collects what rules said.
@@ -87,10 +89,10 @@ func (t *tally) add(r *rule, o outcome) {
 	case o == missing && r.onMissing == review:
 		t.hard = severer(t.hard, txn.Review)
 		t.reasons = append(t.reasons, t.reason(r, "needs something that was not sent: "+r.text.fill(t.facts), 0))
-	case o == open && r.decide != txn.Approve:
+	case o == open && (r.decide != txn.Approve || r.onMissing == review):
 		t.maybe += r.points
-		t.doubt = t.doubt || r.decide != ""
-		t.open = append(t.open, t.reason(r, "could not be evaluated, an input is unknown", 0))
+		t.doubt = t.doubt || r.decide != "" || r.onMissing == review
+		t.open = append(t.open, t.reason(r, "could not be evaluated: an input is unknown or unusable", 0))
 	}
 }
 
@@ -125,10 +127,12 @@ func (t *tally) verdict() txn.Verdict {
 		v.Decision = txn.Review
 		t.reasons = append(t.reasons, t.open...)
 	}
-	// A hard decision raises the score to its band, so that score, band and decision never contradict each other.
+	// A hard decision and an allow move the score into their band, so that score, band and decision never contradict each other.
 	switch v.Decision {
+	case txn.Approve:
+		v.Score = min(v.Score, t.set.reviewAt-1)
 	case txn.Review:
-		v.Score = max(v.Score, t.set.reviewAt)
+		v.Score = min(max(v.Score, t.set.reviewAt), t.set.declineAt-1)
 	case txn.Decline:
 		v.Score = max(v.Score, t.set.declineAt)
 	}

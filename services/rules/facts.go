@@ -1,15 +1,19 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	_ "time/tzdata" // night hours need zones on machines that have none
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/cost"
 
 	"crivo/pkg/txn"
 	"crivo/streams/event"
@@ -22,8 +26,19 @@ type Facts struct {
 	Unknown []string
 }
 
-// costLimit bounds one rule's evaluation; an ordinary one costs under a hundred.
+// costLimit bounds what one rule may cost at worst; an ordinary one costs under a hundred.
 const costLimit = 10_000
+
+// sizes bounds what a condition meets: an entity has under 64 fields, texts have 64 characters, attributes are 32 at most.
+type sizes struct{}
+
+// EstimateSize returns the bound, whatever is asked for.
+func (sizes) EstimateSize(cost.AstNode) *cost.SizeEstimate { return &cost.SizeEstimate{Max: 64} }
+
+// EstimateCallCost leaves functions to the standard.
+func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *cost.CallEstimate {
+	return nil
+}
 
 // entities hold features; the fields beside are what the transaction itself says of them.
 var catalogue = map[string][]string{
@@ -39,46 +54,55 @@ var catalogue = map[string][]string{
 	"session":  {"authentication", "age_s"},
 }
 
+// scalars are the facts that belong to no entity.
+var scalars = []string{"hour", "weekday"}
+
 // featured are the entities that windows are kept for.
 var featured = []string{"payer", "payee", "device", "terminal"}
 
-func environment() (*cel.Env, error) {
-	opts := []cel.EnvOption{cel.Variable("hour", cel.IntType), cel.Variable("weekday", cel.IntType),
-		cel.Variable("checks", cel.MapType(cel.StringType, cel.StringType)),
+// environment is what conditions are checked against, made once: it is the same for every set.
+var environment = sync.OnceValues(func() (*cel.Env, error) {
+	opts := []cel.EnvOption{cel.Variable("checks", cel.MapType(cel.StringType, cel.StringType)),
 		cel.Variable("attributes", cel.MapType(cel.StringType, cel.DynType)), cel.CrossTypeNumericComparisons(true)}
 	for name := range catalogue {
 		opts = append(opts, cel.Variable(name, cel.MapType(cel.StringType, cel.DynType)))
+	}
+	for _, name := range scalars {
+		opts = append(opts, cel.Variable(name, cel.IntType))
 	}
 	env, err := cel.NewEnv(opts...)
 	if err != nil {
 		return nil, fmt.Errorf("rules: %w", err)
 	}
 	return env, nil
-}
+})
 
 // paths returns the facts that a condition reads and names those that no transaction ever has.
 func paths(checked *cel.Ast) ([]string, error) {
 	var out, strange []string
-	add := func(entity, field string) {
-		path := entity + "." + field
+	add := func(path string) {
 		if !slices.Contains(out, path) {
 			out = append(out, path)
 		}
-		if !isFact(entity, field) {
+		if !isFact(path) {
 			strange = append(strange, path)
 		}
 	}
 	ast.PostOrderVisit(checked.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		switch e.Kind() {
+		case ast.IdentKind:
+			if slices.Contains(scalars, e.AsIdent()) {
+				add(e.AsIdent())
+			}
 		case ast.SelectKind:
 			if of := e.AsSelect().Operand(); of.Kind() == ast.IdentKind {
-				add(of.AsIdent(), e.AsSelect().FieldName())
+				add(of.AsIdent() + "." + e.AsSelect().FieldName())
 			}
 		case ast.CallKind:
 			c := e.AsCall()
 			if c.FunctionName() == "_[_]" && c.Args()[0].Kind() == ast.IdentKind && c.Args()[1].Kind() == ast.LiteralKind {
 				if field, ok := c.Args()[1].AsLiteral().Value().(string); ok {
-					add(c.Args()[0].AsIdent(), field)
+					add(c.Args()[0].AsIdent() + "." + field)
 				}
 			}
 		}
@@ -89,9 +113,12 @@ func paths(checked *cel.Ast) ([]string, error) {
 	return out, nil
 }
 
-func isFact(entity, field string) bool {
+func isFact(path string) bool {
+	entity, field, dotted := strings.Cut(path, ".")
 	fields, ok := catalogue[entity]
 	switch {
+	case !dotted:
+		return slices.Contains(scalars, path)
 	case entity == "attributes" || entity == "checks":
 		return true
 	case !ok:
@@ -265,36 +292,43 @@ func attributes(m map[string]any) map[string]any {
 	return m
 }
 
-// numbers gives an example's facts the types that real ones have: doubles, but for amount, hour and weekday.
-func numbers(in map[string]any) map[string]any {
-	out := map[string]any{"checks": map[string]string{}, "attributes": map[string]any{}}
+// example makes facts of a rule's own test, with the types that real ones have: doubles, but for amount, hour and weekday. A
+// check is clear, hit or unknown. What no transaction ever has is an error: such a test would prove nothing.
+func example(in map[string]any) (Facts, error) {
+	f := facts{vars: map[string]any{"attributes": map[string]any{}}}
 	for name := range catalogue {
-		out[name] = map[string]any{}
+		f.entity(name)
 	}
-	for name, v := range in {
-		m, ok := v.(map[string]any)
+	var strange []string
+	var checks []txn.Check
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		fields, ok := in[name].(map[string]any)
+		if !ok && slices.Contains(scalars, name) {
+			f.vars[name] = whole(in[name])
+			continue
+		}
+		for _, field := range slices.Sorted(maps.Keys(fields)) {
+			v := fields[field]
+			switch {
+			case !isFact(name + "." + field):
+				strange = append(strange, name+"."+field)
+			case name == "checks":
+				checks = append(checks, txn.Check{Name: field, Status: fmt.Sprint(v)})
+			case name == "tx" && field == "amount":
+				f.entity(name)[field] = whole(v)
+			default:
+				f.entity(name)[field] = number(v)
+			}
+		}
 		if !ok {
-			out[name] = whole(v)
-			continue
+			strange = append(strange, name)
 		}
-		if name == "checks" {
-			checks := map[string]string{}
-			for k, s := range m {
-				checks[k] = fmt.Sprint(s)
-			}
-			out[name] = checks
-			continue
-		}
-		fields := map[string]any{}
-		for k, x := range m {
-			fields[k] = number(x)
-			if name == "tx" && k == "amount" {
-				fields[k] = whole(x)
-			}
-		}
-		out[name] = fields
 	}
-	return out
+	f.checks(checks)
+	if len(strange) > 0 {
+		return Facts{}, fmt.Errorf("no such fact: %s", strings.Join(strange, ", "))
+	}
+	return Facts{Vars: f.vars, Unknown: f.unknown}, nil
 }
 
 func number(v any) any {
@@ -333,8 +367,10 @@ func parseTemplate(s string) (template, error) {
 			return out, nil
 		}
 		path, after, closed := strings.Cut(rest, "}")
-		entity, field, dotted := strings.Cut(path, ".")
-		if !closed || !dotted || !isFact(entity, field) {
+		if !closed {
+			return nil, errors.New("text: { is not closed")
+		}
+		if !isFact(path) {
 			return nil, fmt.Errorf("text: {%s} is no fact", path)
 		}
 		out, s = append(out, path), after
@@ -365,8 +401,12 @@ func show(v any) string {
 
 // get returns the fact at a dotted path, nil where there is none.
 func (f Facts) get(path string) any {
-	entity, field, _ := strings.Cut(path, ".")
+	entity, field, dotted := strings.Cut(path, ".")
 	switch m := f.Vars[entity].(type) {
+	case int64:
+		if !dotted {
+			return m
+		}
 	case map[string]any:
 		return m[field]
 	case map[string]string:
@@ -376,3 +416,6 @@ func (f Facts) get(path string) any {
 	}
 	return nil
 }
+
+// lack tells whether a fact was not sent: neither there nor unknown.
+func (f Facts) lack(path string) bool { return f.get(path) == nil && !slices.Contains(f.Unknown, path) }

@@ -10,9 +10,10 @@ import (
 	"fmt"
 
 	"cel.dev/cel-go/cel"
-	"github.com/goccy/go-yaml"
 
 	"crivo/pkg/txn"
+	"crivo/pkg/yaml"
+	"crivo/streams"
 )
 
 //go:embed default.yaml
@@ -75,16 +76,16 @@ type fileTest struct {
 	Want  bool           `yaml:"want"`
 }
 
-// Parse checks and compiles a rule set and runs its own tests; the error names every mistake.
+// Parse checks and compiles a rule set and runs its own tests; the error names every mistake (of unknown keys the first).
 func Parse(data []byte) (*Set, error) {
-	var f file
-	if err := yaml.UnmarshalWithOptions(data, &f, yaml.Strict()); err != nil {
-		return nil, fmt.Errorf("rule set: %w", err)
+	f, errs := read(data)
+	if f == nil {
+		return nil, fmt.Errorf("rule set: %w", errors.Join(errs...))
 	}
 	sum := sha256.Sum256(data)
 	s := &Set{ref: txn.RuleSet{Name: f.Name, Version: f.Version, Digest: "sha256:" + hex.EncodeToString(sum[:])},
 		reviewAt: f.ReviewAt, declineAt: f.DeclineAt}
-	errs := f.check()
+	errs = append(errs, f.check()...)
 	env, err := environment()
 	if err != nil {
 		return nil, err
@@ -106,6 +107,24 @@ func Parse(data []byte) (*Set, error) {
 	return s, nil
 }
 
+// read decodes the YAML. An unknown key is a mistake like others, what is no rule set at all gives none.
+func read(data []byte) (*file, []error) {
+	var f file
+	err := yaml.Strict(data, &f)
+	var stranger *yaml.Unknown
+	if !errors.As(err, &stranger) {
+		if err != nil {
+			return nil, []error{err}
+		}
+		return &f, nil
+	}
+	f = file{}
+	if again := yaml.Read(data, &f); again != nil {
+		return nil, []error{err, again}
+	}
+	return &f, []error{err}
+}
+
 func (f file) check() []error {
 	var errs []error
 	fault := func(wrong bool, format string, args ...any) {
@@ -125,6 +144,8 @@ func (f file) check() []error {
 		fault(r.Code == "" || r.Text == "", "rule %q: code and text are needed", r.ID)
 		fault(r.Points < 0 || r.Points > 100, "rule %q: points must be 0 to 100", r.ID)
 		fault((r.Points > 0) == (r.Decide != ""), "rule %q: either points or decide", r.ID)
+		fault(r.Decide == txn.Approve && r.OnMissing == points, "rule %q: what was not sent cannot approve, on_missing must be skip or review", r.ID)
+		fault(r.Code == streams.Faulted, "rule %q: code %s is reserved", r.ID, r.Code)
 		switch r.Decide {
 		case "", txn.Approve, txn.Review, txn.Decline:
 		default:
@@ -144,33 +165,51 @@ func (r fileRule) compile(env *cel.Env) (rule, error) {
 	if out.onMissing == "" {
 		out.onMissing = skip
 	}
-	ast, issues := env.Compile(r.When)
-	if issues.Err() != nil {
-		return out, fmt.Errorf("when: %w", issues.Err())
+	var textErr error
+	out.text, textErr = parseTemplate(r.Text)
+	checked, err := condition(env, r.When)
+	if err == nil {
+		out.inputs, err = paths(checked)
 	}
-	if !ast.OutputType().IsEquivalentType(cel.BoolType) {
-		return out, errors.New("when: must be true or false")
-	}
-	var err error
-	if out.inputs, err = paths(ast); err != nil {
+	if err := errors.Join(err, textErr); err != nil {
 		return out, err
 	}
-	if out.text, err = parseTemplate(r.Text); err != nil {
-		return out, err
-	}
-	if out.plain, err = env.Program(ast, cel.CostLimit(costLimit), cel.EvalOptions(cel.OptOptimize)); err != nil {
+	if out.plain, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize)); err != nil {
 		return out, fmt.Errorf("when: %w", err)
 	}
-	out.partial, err = env.Program(ast, cel.CostLimit(costLimit), cel.EvalOptions(cel.OptPartialEval))
+	out.partial, err = env.Program(checked, cel.EvalOptions(cel.OptPartialEval))
 	return out, err
+}
+
+// condition compiles one: true or false, and never dearer than the limit, whatever a transaction holds.
+func condition(env *cel.Env, when string) (*cel.Ast, error) {
+	checked, issues := env.Compile(when)
+	if issues.Err() != nil {
+		return nil, fmt.Errorf("when: %w", issues.Err())
+	}
+	if !checked.OutputType().IsEquivalentType(cel.BoolType) {
+		return nil, errors.New("when: must be true or false")
+	}
+	most, err := env.EstimateCost(checked, sizes{})
+	if err != nil {
+		return nil, fmt.Errorf("when: %w", err)
+	}
+	if most.Max > costLimit {
+		return nil, fmt.Errorf("when: may cost %d, %d at most", most.Max, costLimit)
+	}
+	return checked, nil
 }
 
 // test runs a rule's own examples.
 func (r rule) test(tests []fileTest) error {
 	var errs []error
 	for i, t := range tests {
-		facts := Facts{Vars: numbers(t.Facts)}
-		if got := r.run(facts, nil) == fired; got != t.Want {
+		facts, err := example(t.Facts)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("test %d: %w", i+1, err))
+			continue
+		}
+		if got := r.run(facts.input()) == fired; got != t.Want {
 			errs = append(errs, fmt.Errorf("test %d: fires = %v, want %v", i+1, got, t.Want))
 		}
 	}

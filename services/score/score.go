@@ -3,6 +3,7 @@ package score
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"crivo/pkg/app"
@@ -38,7 +39,7 @@ func (s Stage) Handle(_ context.Context, in event.Validated) (event.Scored, erro
 	set, ok := s.Rules.Version(in.RuleSet)
 	if !ok {
 		set = s.Rules.Current()
-		in.Degraded = append(in.Degraded, "rule_set: replaced")
+		in.Degraded = append(slices.Clone(in.Degraded), "rule_set: replaced")
 	}
 	return event.Scored{Validated: in, Verdict: set.Evaluate(rules.FactsOf(in, s.Zone)), Engine: s.Engine}, nil
 }
