@@ -54,7 +54,9 @@ func catchUp(ctx context.Context, cfg Config, local Local) error {
 		if err != nil {
 			return err
 		}
-		next = m.Sequence + 1
+		if next = m.Sequence + 1; m.Sequence > floor {
+			break // what stood below is gone; this one comes by the consumer
+		}
 		in, err := event.Decode[event.Submitted](m.Data)
 		if err != nil {
 			continue // it was buried

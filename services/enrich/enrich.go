@@ -70,7 +70,7 @@ func Run(ctx context.Context, cfg Config) error {
 	return streams.Runner(cfg.Shell, streams.Enrich, s.Handle, nil).Run(ctx)
 }
 
-// Handle enriches a batch. A feature store that fails leaves its features unknown and says so; nothing waits for it.
+// Handle enriches a batch. A feature store that fails or is slow leaves its features unknown, and the event says so.
 func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result {
 	out := make([]stage.Result, len(batch))
 	ins, idents := make([]event.Submitted, len(batch)), make([]streams.Ident, len(batch))
@@ -81,7 +81,7 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 			events = append(events, EventOf(ins[i], m.Sequence))
 		}
 	}
-	histories, err := s.Features.Apply(ctx, events)
+	histories, err := s.apply(ctx, events)
 	k := 0
 	for i := range batch {
 		if out[i].Err != nil {
@@ -97,6 +97,18 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 		out[i].Outputs, out[i].Err = streams.Announce(idents[i], streams.EventEnriched, e)
 	}
 	return out
+}
+
+// patience is what the feature store gets: 5 % of the usual deadline of 2 s.
+const patience = 100 * time.Millisecond
+
+func (s Stage) apply(ctx context.Context, events []Event) ([][]History, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return s.Features.Apply(ctx, events)
 }
 
 // EventOf reads the entities of a transaction: payer, payee, device and terminal, each by the best name that it has.

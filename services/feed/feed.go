@@ -78,6 +78,9 @@ func NewReader(in io.Reader, m Mapping) (*Reader, error) {
 		}
 		buffered = bufio.NewReaderSize(unpacked, 1<<16)
 	}
+	if mark, _ := buffered.Peek(3); string(mark) == "\ufeff" {
+		_, _ = buffered.Discard(3) // spreadsheets write a byte order mark; it is no part of the first column's name
+	}
 	r := &Reader{mapping: m, close: func() error { return nil }}
 	first, err := firstByte(buffered)
 	switch {
@@ -87,6 +90,8 @@ func NewReader(in io.Reader, m Mapping) (*Reader, error) {
 		return nil, err
 	case first == '{':
 		r.next = objects(buffered)
+	case first == '[':
+		return nil, errors.New("a JSON array; one object a line is wanted (NDJSON), or CSV")
 	default:
 		r.next, err = table(buffered, m)
 	}
@@ -106,18 +111,44 @@ func firstByte(in *bufio.Reader) (byte, error) {
 	}
 }
 
+// objects reads one object a line, so that a broken one costs no other; empty lines are no rows.
 func objects(in *bufio.Reader) func() (record, error) {
-	dec := jsontext.NewDecoder(in)
 	return func() (record, error) {
-		value, err := dec.ReadValue()
+		line, err := nextLine(in)
 		if err != nil {
 			return record{}, err
 		}
 		object := map[string]jsontext.Value{}
-		if err := json.Unmarshal(value, &object); err != nil {
-			return record{}, &RowError{Err: errors.New("not a JSON object")}
+		if err := json.Unmarshal(line, &object); err != nil || object == nil {
+			return record{}, &RowError{Err: errors.New("not a JSON object on a line of its own")}
 		}
 		return record{object: object}, nil
+	}
+}
+
+// maxLine is far beyond a body that the edge takes (64 KiB).
+const maxLine = 4 << 20
+
+var errLine = errors.New("a line of more than 4 MiB")
+
+func nextLine(in *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := in.ReadSlice('\n')
+		line = append(line, part...)
+		switch {
+		case len(line) > maxLine:
+			return nil, errLine
+		case errors.Is(err, bufio.ErrBufferFull):
+		case err != nil && !errors.Is(err, io.EOF):
+			return nil, err // what was read of this line is no line
+		case len(bytes.TrimSpace(line)) > 0:
+			return line, nil
+		case err != nil:
+			return nil, io.EOF
+		default:
+			line = line[:0]
+		}
 	}
 }
 
@@ -153,8 +184,11 @@ func (r *Reader) Next() (Row, error) {
 		r.number++
 		return Row{Number: r.number}, &RowError{r.number, bad.Err}
 	}
+	if errors.Is(err, io.EOF) {
+		return Row{}, io.EOF
+	}
 	if err != nil {
-		return Row{}, err
+		return Row{}, fmt.Errorf("after row %d: %w", r.number, err)
 	}
 	r.number++
 	row, err := r.mapping.apply(rec)

@@ -96,12 +96,13 @@ func (m Mapping) fields(rec record) (map[string]any, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", field, err))
 		}
 	}
-	for field, column := range m.columns(rec) {
-		value, err := rec.value(field, column)
+	columns := m.columns(rec)
+	for _, field := range slices.Sorted(maps.Keys(columns)) { // a parent comes before what is set inside it
+		value, err := rec.value(field, columns[field])
 		put(field, value, err)
 	}
-	for field, text := range m.Set {
-		value, err := convert(field, text)
+	for _, field := range slices.Sorted(maps.Keys(m.Set)) {
+		value, err := convert(field, m.Set[field])
 		put(field, value, err)
 	}
 	return out, errors.Join(errs...)

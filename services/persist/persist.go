@@ -36,9 +36,13 @@ type Stage struct {
 	metrics      *metrics
 }
 
+func newStage(cfg Config) Stage {
+	return Stage{Shell: cfg.Shell, Transactions: cfg.Transactions, metrics: newMetrics(cfg.Metrics)}
+}
+
 // Run decides until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
-	s := Stage{Shell: cfg.Shell, Transactions: cfg.Transactions, metrics: newMetrics(cfg.Metrics)}
+	s := newStage(cfg)
 	r := streams.Runner(cfg.Shell, streams.Persist, s.Handle, nil)
 	letter := r.Bury
 	r.Bury = func(ctx context.Context, b stage.Burial) ([]stage.Output, error) { return s.bury(ctx, b, letter) }
@@ -132,8 +136,11 @@ func (s Stage) bury(ctx context.Context, b stage.Burial, letter func(context.Con
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, fmt.Errorf("bury: %w", err)
 	}
-	if err != nil || entry.Decided() {
+	if err != nil || entry.Digest != ident.Digest {
 		return out, nil
+	}
+	if entry.Decided() { // by a run that ended before it could tell
+		return append(out, s.announce(ident, store.Outcome{Status: store.DecidedBefore, Entry: entry}).Outputs...), nil
 	}
 	scored := event.Scored{Verdict: streams.Fault(b.Step, b.Cause, txn.RuleSet{})}
 	scored.Submitted, err = submitted(entry)

@@ -11,12 +11,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/rs/zerolog"
 
 	"crivo/pkg/brdoc"
 	"crivo/pkg/seal"
 	"crivo/pkg/txn"
+	"crivo/pkg/yaml"
 )
 
 // Keys gives a tenant's keys; list values are matched as tokens.
@@ -55,7 +55,7 @@ type Snapshot struct {
 // ParseList reads a YAML list of entries; the error names every bad one by position, never by value.
 func ParseList(data []byte, asOf time.Time) (*Snapshot, error) {
 	var entries []entry
-	if err := yaml.UnmarshalWithOptions(data, &entries, yaml.Strict()); err != nil {
+	if err := yaml.Strict(data, &entries); err != nil {
 		return nil, errors.New("not a YAML list of entries with kind, value, tenant, reason, added_by, expires_at")
 	}
 	sum := sha256.Sum256(data)
@@ -87,7 +87,7 @@ func (e entry) understand() (rule, error) {
 		return r, err
 	case txn.KindDocumentRoot:
 		d, err := brdoc.Parse(e.Value + "000000")
-		if err != nil {
+		if err != nil || d.Root() == "" {
 			return r, errors.New("a root is a CNPJ's first 8 characters")
 		}
 		r.value = txn.Secretive(d.Root())
@@ -173,11 +173,17 @@ func (s *Snapshot) tokens(tenant string, keys Keys) (map[string]time.Time, error
 				return nil, err
 			}
 		}
-		m[r.kind+"/"+token] = r.expires
+		key := r.kind + "/" + token
+		if known, twice := m[key]; !twice || outlives(r.expires, known) {
+			m[key] = r.expires
+		}
 	}
 	s.tenants.Store(tenant, m)
 	return m, nil
 }
+
+// outlives tells which of two entries for one value counts longer; zero never ends.
+func outlives(a, b time.Time) bool { return !b.IsZero() && (a.IsZero() || a.After(b)) }
 
 // keysOf lists what a transaction can be found by.
 func keysOf(t txn.Sealed) []string {
@@ -240,7 +246,7 @@ func newList(path string, now func() time.Time, log zerolog.Logger) *list {
 
 func (l *list) current() *Snapshot { return l.snapshot.Load() }
 
-// reload reads the file if it changed since it was last read, well or not.
+// reload reads the file if it changed since it was last read, well or not. One that could not be read at all is tried again.
 func (l *list) reload() {
 	if l.path == "" {
 		return
@@ -249,27 +255,31 @@ func (l *list) reload() {
 	if err == nil && info.Size() == l.size && info.ModTime().Equal(l.modified) {
 		return
 	}
-	var next *Snapshot
+	l.size, l.modified = -1, time.Time{}
+	var data []byte
 	if err == nil {
-		l.size, l.modified = info.Size(), info.ModTime()
-		var data []byte
-		if data, err = os.ReadFile(l.path); err == nil {
-			next, err = ParseList(data, l.now())
-		}
+		data, err = os.ReadFile(l.path)
 	}
-	if err == nil {
-		l.snapshot.Store(next)
-		l.log.Info().Str("version", next.version).Int("entries", len(next.rules)).Msg("block list loaded")
+	if err != nil {
+		l.spoil(err)
 		return
 	}
-	l.spoil(err)
+	l.size, l.modified = info.Size(), info.ModTime()
+	next, err := ParseList(data, l.now())
+	if err != nil {
+		l.spoil(err)
+		return
+	}
+	l.snapshot.Store(next)
+	l.log.Info().Str("version", next.version).Int("entries", len(next.rules)).Msg("block list loaded")
 }
 
 // spoil marks what is in use as not the newest.
 func (l *list) spoil(err error) {
 	last := l.current()
-	if last.stale == "" {
-		l.log.Error().Err(err).Msg("block list cannot be read")
+	if last.stale != "" {
+		return
 	}
+	l.log.Error().Err(err).Msg("block list cannot be read")
 	l.snapshot.Store(&Snapshot{version: last.version, asOf: last.asOf, rules: last.rules, stale: "invalid", none: last.version == "empty"})
 }

@@ -2,14 +2,17 @@ package validate_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"crivo/pkg/seal"
+	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 	"crivo/services/validate"
+	"crivo/streams"
 	"crivo/streams/event"
 )
 
@@ -58,6 +61,10 @@ func TestTheBlockListFindsWhatItNames(t *testing.T) {
 		"a CPF with mask":           {"{kind: document, value: 529.982.247-25}", txn.Hit},
 		"an alphanumeric CNPJ":      {"{kind: document, value: 12abc34501de35}", txn.Hit},
 		"a company by its root":     {"{kind: document_root, value: 12ABC345}", txn.Hit},
+		"a root with mask":          {"{kind: document_root, value: 12.abc.345}", txn.Hit},
+		"another root":              {"{kind: document_root, value: 12ABC346}", txn.Clear},
+		"a person by a root":        {"{kind: document_root, value: '52998224'}", txn.Clear},
+		"another branch":            {"{kind: document, value: 12.ABC.345/0001-00}", txn.Clear},
 		"another CPF":               {"{kind: document, value: 111.444.777-35}", txn.Clear},
 		"an account":                {"{kind: account, value: 12345678/1/2}", txn.Hit},
 		"a Pix key":                 {"{kind: pix_key, value: k@example.com}", txn.Hit},
@@ -74,6 +81,14 @@ func TestTheBlockListFindsWhatItNames(t *testing.T) {
 		"another tenant's entry":    {"{kind: device_id, value: d-1, tenant: u}", txn.Clear},
 		"an entry that expired":     {"{kind: device_id, value: d-1, expires_at: 2026-11-22T23:05:00Z}", txn.Clear},
 		"an entry that will expire": {"{kind: device_id, value: d-1, expires_at: 2026-11-22T23:06:00Z}", txn.Hit},
+		"an entry that expires now": {"{kind: device_id, value: d-1, expires_at: 2026-11-22T23:05:12Z}", txn.Clear},
+		"an IPv6 /64 for another":   {"{kind: ip, value: '2001:db8:0:1::/64'}", txn.Clear},
+		"an expired one after one that holds": {`{kind: device_id, value: d-1}
+- {kind: device_id, value: d-1, tenant: t, expires_at: 2026-11-22T23:05:00Z}`, txn.Hit},
+		"one that holds after an expired one": {`{kind: device_id, value: d-1, expires_at: 2026-11-22T23:05:00Z}
+- {kind: device_id, value: d-1}`, txn.Hit},
+		"the later of two ends": {`{kind: device_id, value: d-1, expires_at: 2026-11-22T23:06:00Z}
+- {kind: device_id, value: d-1, expires_at: 2026-11-22T23:05:00Z}`, txn.Hit},
 	} {
 		t.Run(name, func(t *testing.T) {
 			list, err := validate.ParseList([]byte("- "+tc.entry), now)
@@ -90,11 +105,12 @@ func TestTheBlockListFindsWhatItNames(t *testing.T) {
 }
 
 func TestBadEntriesAreNamedWithoutTheirValues(t *testing.T) {
-	_, err := validate.ParseList([]byte("- {kind: document, value: '12345'}\n- {kind: what, value: secret}\n- {kind: device_id}\n- {kind: ip, value: 10.0.0.0/8}"), now)
+	_, err := validate.ParseList([]byte("- {kind: document, value: '12345'}\n- {kind: what, value: secret}\n- {kind: device_id}\n- {kind: ip, value: 10.0.0.0/8}\n"+
+		"- {kind: document_root, value: '12345'}\n- {kind: document_root, value: 12ABC34501DE35}\n- {kind: ip, value: host.example}"), now)
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"entry 1", "entry 2", "entry 3", "entry 4"} {
+	for _, want := range []string{"entry 1", "entry 2", "entry 3", "entry 4", "entry 5", "entry 6", "entry 7"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v lacks %s", err, want)
 		}
@@ -119,17 +135,39 @@ func TestCheckDigits(t *testing.T) {
 
 func FuzzParseList(f *testing.F) {
 	f.Add([]byte("- {kind: ip, value: 10.0.0.0/24}"))
+	f.Add([]byte("! {0000000000}")) // the YAML library panics
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = validate.ParseList(data, now)
 	})
 }
 
-func BenchmarkHandle(b *testing.B) {
+// enrichedMessage is an enriched event as the broker delivers it.
+func enrichedMessage(t testing.TB, e event.Enriched) stage.Message {
+	t.Helper()
+	data, err := event.Encode(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stage.Message{Header: streams.Ident{Tenant: e.Tenant, ID: e.ID, Run: e.Run}.Header(), Data: data, Sequence: 1, Deliveries: 1}
+}
+
+func BenchmarkStep(b *testing.B) {
 	k := keyring(b)
-	in := enriched(b, k, body)
-	list, _ := validate.ParseList([]byte("- {kind: device_id, value: x}"), now)
+	var text strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&text, "- {kind: device_id, value: x-%d}\n", i)
+	}
+	list, err := validate.ParseList([]byte(text.String()), now)
+	if err != nil {
+		b.Fatal(err)
+	}
 	s := validate.Stage{List: func() *validate.Snapshot { return list }, Keys: k, Now: func() time.Time { return now }}
+	step := streams.Step(streams.EventValidated, 1, s.Handle)
+	batch := []stage.Message{enrichedMessage(b, enriched(b, k, body))}
+	b.ReportAllocs()
 	for b.Loop() {
-		_, _ = s.Handle(context.Background(), in)
+		if got := step(context.Background(), batch)[0]; got.Err != nil {
+			b.Fatal(got.Err)
+		}
 	}
 }

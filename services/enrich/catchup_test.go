@@ -1,0 +1,240 @@
+package enrich_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"crivo/pkg/app"
+	"crivo/pkg/stage"
+	"crivo/pkg/txn"
+	"crivo/services/broker"
+	"crivo/services/enrich"
+	"crivo/streams"
+	"crivo/streams/event"
+)
+
+// within is how long a fact may take to show.
+const within = 10 * time.Second
+
+// flow is a broker with the streams of the pipeline, and what a service gets from its process.
+type flow struct {
+	app.Shell
+	ctx context.Context
+}
+
+func start(t *testing.T) flow {
+	t.Helper()
+	s, err := broker.Start(broker.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	nc, err := s.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	f := flow{app.Shell{Conn: nc, JS: js, Health: &app.Health{}, Steps: stage.NewMetrics(prometheus.NewRegistry())}, ctx}
+	f.provision(t)
+	return f
+}
+
+func (f flow) provision(t *testing.T) {
+	t.Helper()
+	if _, err := streams.Ensure(f.ctx, f.JS, streams.Layout{Replicas: 1, SubmittedBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f flow) publish(t *testing.T, events ...event.Submitted) {
+	t.Helper()
+	for _, e := range events {
+		out, err := streams.Announce(ident(e), streams.EventSubmitted, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stage.Publish(f.ctx, f.JS, out); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// acknowledge settles the next n messages of enrich's consumer, as a process did whose files are lost.
+func (f flow) acknowledge(t *testing.T, n int) {
+	t.Helper()
+	c, err := f.JS.Consumer(f.ctx, streams.Submitted, streams.Enrich.Durable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := c.Fetch(n, jetstream.FetchMaxWait(within))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for m := range batch.Messages() {
+		if err := m.DoubleAck(f.ctx); err != nil {
+			t.Fatal(err)
+		}
+		n--
+	}
+	if n != 0 || batch.Error() != nil {
+		t.Fatalf("%d messages missing: %v", n, batch.Error())
+	}
+}
+
+func (f flow) created(t *testing.T) time.Time {
+	t.Helper()
+	s, err := f.JS.Stream(f.ctx, streams.Submitted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.CachedInfo().Created
+}
+
+func (f flow) catchUp(t *testing.T, c *counting) {
+	t.Helper()
+	c.events = nil
+	if err := enrich.CatchUp(f.ctx, enrich.Config{Shell: f.Shell, Features: c}, c); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// seen returns how many payments of payer p the store knows at the time of one more, that one included.
+func seen(t *testing.T, c *counting, id string, seconds int) int64 {
+	t.Helper()
+	got, err := c.Apply(context.Background(), []enrich.Event{enrich.EventOf(submitted(id, seconds), 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got[0][0].Counts[0]
+}
+
+func payments(from, to int) []event.Submitted {
+	var out []event.Submitted
+	for i := from; i < to; i++ {
+		out = append(out, submitted(fmt.Sprint("id-", i), i))
+	}
+	return out
+}
+
+func TestAFreshStoreIsRebuiltUpToWhatWasAcknowledged(t *testing.T) {
+	f, dir := start(t), t.TempDir()
+	f.publish(t, payments(0, 4)...)
+	if _, err := f.JS.Publish(f.ctx, "tx.submitted.t", []byte("no event")); err != nil {
+		t.Fatal(err)
+	}
+	f.publish(t, payments(4, 8)...)
+	f.acknowledge(t, 7) // six payments and what was buried
+	c := store(t, dir)
+	f.catchUp(t, c)
+	if at := c.Position(); len(c.events) != 6 || at.Sequence != 7 || !at.Created.Equal(f.created(t)) {
+		t.Errorf("%d events, position %+v", len(c.events), at)
+	}
+	f.catchUp(t, c)
+	if len(c.events) != 0 {
+		t.Errorf("%d events applied again", len(c.events))
+	}
+	f.acknowledge(t, 2)
+	f.catchUp(t, c)
+	if len(c.events) != 2 {
+		t.Errorf("%d events, want what was acknowledged since", len(c.events))
+	}
+	if got := seen(t, c, "next", 60); got != 9 {
+		t.Errorf("%d payments seen, want 9", got)
+	}
+}
+
+func TestARecreatedStreamStartsOverAndCountsNothingTwice(t *testing.T) {
+	f, dir := start(t), t.TempDir()
+	f.publish(t, payments(0, 5)...)
+	f.acknowledge(t, 5)
+	c := store(t, dir)
+	f.catchUp(t, c)
+	first := f.created(t)
+	if err := f.JS.DeleteStream(f.ctx, streams.Submitted); err != nil {
+		t.Fatal(err)
+	}
+	f.provision(t)
+	f.publish(t, payments(3, 7)...) // two of them came before
+	f.acknowledge(t, 4)
+	f.catchUp(t, c)
+	if at := c.Position(); len(c.events) != 4 || at.Sequence != 4 || at.Created.Equal(first) || !at.Created.Equal(f.created(t)) {
+		t.Errorf("%d events, position %+v", len(c.events), at)
+	}
+	if got := seen(t, c, "next", 60); got != 8 {
+		t.Errorf("%d payments seen, want 8", got)
+	}
+}
+
+func TestWhatTheStreamHasLostIsPassedOver(t *testing.T) {
+	f, dir := start(t), t.TempDir()
+	f.publish(t, payments(0, 6)...)
+	f.acknowledge(t, 4)
+	s, err := f.JS.Stream(f.ctx, streams.Submitted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sequence := range []uint64{1, 3, 4} {
+		if err := s.DeleteMsg(f.ctx, sequence); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := store(t, dir)
+	f.catchUp(t, c)
+	if len(c.events) != 1 || c.events[0].Key != "t/id-1" {
+		t.Errorf("applied %v", c.events)
+	}
+	if err := s.Purge(f.ctx); err != nil {
+		t.Fatal(err)
+	}
+	f.catchUp(t, c)
+	if len(c.events) != 0 {
+		t.Errorf("applied %v", c.events)
+	}
+}
+
+func TestRunRebuildsThenEnriches(t *testing.T) {
+	f, dir := start(t), t.TempDir()
+	f.publish(t, payments(0, 3)...)
+	f.acknowledge(t, 2)
+	ctx, stop := context.WithCancel(f.ctx)
+	done := make(chan error, 1)
+	c := store(t, dir)
+	go func() {
+		done <- enrich.Run(ctx, enrich.Config{Shell: f.Shell, Features: c, RuleSet: func() txn.RuleSet { return pinned }})
+	}()
+	s, err := f.JS.Stream(f.ctx, streams.Enriched)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m *jetstream.RawStreamMsg
+	for deadline := time.Now().Add(within); ; {
+		if m, err = s.GetMsg(f.ctx, 1); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	e, err := event.Decode[event.Enriched](m.Data)
+	if err != nil || e.ID != "id-2" || e.Features["payer.count_5m"] != (event.Value{Known: true, Number: 3}) {
+		t.Errorf("got %+v, %v", e, err)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if reasons := f.Health.Reasons(); len(reasons) > 0 {
+		t.Errorf("not ready: %v", reasons)
+	}
+}

@@ -1,0 +1,4 @@
+package enrich
+
+// CatchUp is what Run does first.
+var CatchUp = catchUp
