@@ -1,6 +1,9 @@
 package keeper
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 type metrics struct {
 	finds   *prometheus.CounterVec
@@ -12,10 +15,17 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		finds: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "crivo_keeper_finds_total",
 			Help: "What the keeper mended: decision put back, claim run again, decision announced, messages purged."}, []string{"find"}),
 		horizon: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "crivo_replay_horizon_seconds",
-			Help: "Unix time of the oldest message that a purge left in a stream."}, []string{"stream"}),
+			Help: "Unix time of the oldest message in a stream: replay reaches back to it."}, []string{"stream"}),
 	}
 	reg.MustRegister(m.finds, m.horizon)
 	return m
 }
 
 func (m *metrics) found(what string, n int) { m.finds.WithLabelValues(what).Add(float64(n)) }
+
+// reaches notes how far back a stream goes; an empty one keeps what was last known.
+func (m *metrics) reaches(info *jetstream.StreamInfo) {
+	if info.State.Msgs > 0 {
+		m.horizon.WithLabelValues(info.Config.Name).Set(float64(info.State.FirstTime.Unix()))
+	}
+}

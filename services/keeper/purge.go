@@ -7,7 +7,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"crivo/services/store"
 	"crivo/streams"
 )
 
@@ -23,35 +22,49 @@ var errEnough = errors.New("enough")
 // purge makes room in streams that are over 70 % full, by their oldest messages that every durable has acknowledged and the
 // store holds as decided. Undecided work is never purged, so only that can fill a stream for good.
 func (k *keeper) purge(ctx context.Context) error {
+	var errs []error
 	for _, spec := range streams.Steps {
-		info, stream, err := k.info(ctx, spec.Stream)
-		if err != nil {
-			return err
+		if err := k.makeRoom(ctx, spec.Stream); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", spec.Stream, err))
 		}
-		limit := float64(info.Config.MaxBytes)
-		if limit <= 0 || float64(info.State.Bytes) < crowded*limit || info.State.Msgs == 0 {
-			continue
-		}
-		share := 1 - aim*limit/float64(info.State.Bytes) // of its messages
-		upTo := info.State.FirstSeq + uint64(share*float64(info.State.LastSeq-info.State.FirstSeq+1))
-		floor, err := acknowledged(ctx, stream)
-		if err != nil {
-			return err
-		}
-		finished, err := k.finished(ctx, spec.Stream, info.State.FirstSeq, min(upTo, floor))
-		if err != nil {
-			return err
-		}
-		if finished < info.State.FirstSeq {
-			continue
-		}
-		if err := stream.Purge(ctx, jetstream.WithPurgeSequence(finished+1)); err != nil {
-			return fmt.Errorf("purge %s: %w", spec.Stream, err)
-		}
-		k.metrics.found("messages purged", int(finished-info.State.FirstSeq+1))
-		k.report(ctx, spec.Stream)
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+func (k *keeper) makeRoom(ctx context.Context, name string) error {
+	info, stream, err := k.info(ctx, name)
+	if err != nil {
+		return err
+	}
+	k.metrics.reaches(info)
+	surplus := excess(info)
+	if surplus == 0 {
+		return nil
+	}
+	floor, err := acknowledged(ctx, stream)
+	if err != nil {
+		return err
+	}
+	first := info.State.FirstSeq
+	finished, err := k.finished(ctx, name, first, min(first+surplus-1, floor))
+	if err != nil || finished < first {
+		return err
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(finished+1)); err != nil {
+		return err
+	}
+	k.metrics.found("messages purged", int(finished-first+1))
+	return k.report(ctx, name)
+}
+
+// excess is how many of a stream's messages a purge aims at; 0 leaves it alone.
+func excess(info *jetstream.StreamInfo) uint64 {
+	limit, used := float64(info.Config.MaxBytes), float64(info.State.Bytes)
+	if limit <= 0 || used < crowded*limit || info.State.Msgs == 0 {
+		return 0
+	}
+	share := 1 - aim*limit/used
+	return max(1, uint64(share*float64(info.State.LastSeq-info.State.FirstSeq+1)))
 }
 
 // acknowledged is the lowest ack floor of all durables on a stream.
@@ -73,22 +86,9 @@ func acknowledged(ctx context.Context, stream jetstream.Stream) (uint64, error) 
 func (k *keeper) finished(ctx context.Context, name string, first, last uint64) (uint64, error) {
 	done := first - 1
 	err := k.scan(ctx, name, first, last, func(batch []jetstream.Msg) error {
-		keys := make([]store.Key, 0, len(batch))
-		sequences := map[store.Key]uint64{} // the first message of each
-		end := uint64(0)
-		for _, m := range batch {
-			meta, err := m.Metadata()
-			if err != nil {
-				return err
-			}
-			end = meta.Sequence.Stream
-			if i, err := streams.ReadIdent(m.Headers()); err == nil {
-				key := store.Key{Tenant: i.Tenant, ID: i.ID}
-				if _, ok := sequences[key]; !ok {
-					sequences[key] = end
-					keys = append(keys, key)
-				}
-			}
+		keys, sequences, end, err := identities(batch)
+		if err != nil {
+			return err
 		}
 		open, err := k.Transactions.Undecided(ctx, keys)
 		if err != nil {
@@ -110,11 +110,12 @@ func (k *keeper) finished(ctx context.Context, name string, first, last uint64) 
 }
 
 // report says how far back replay reaches now.
-func (k *keeper) report(ctx context.Context, name string) {
+func (k *keeper) report(ctx context.Context, name string) error {
 	info, _, err := k.info(ctx, name)
 	if err != nil {
-		return
+		return err
 	}
-	k.metrics.horizon.WithLabelValues(name).Set(float64(info.State.FirstTime.Unix()))
+	k.metrics.reaches(info)
 	k.Log.Info().Str("stream", name).Time("replay_from", info.State.FirstTime).Msg("finished work purged to make room")
+	return nil
 }

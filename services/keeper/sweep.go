@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -16,44 +17,35 @@ import (
 )
 
 // putBack completes claims whose decision stands in TX_DECIDED and not in the store, as after a restored backup: bytes as they
-// were. It compares what is new since the last round, and all of it at the first.
+// were. It compares the whole stream, once after a start and once after the stream was made anew: persist stores before it
+// publishes, so only a store that was replaced lacks any, and that is a restart.
 func (k *keeper) putBack(ctx context.Context) error {
-	info, _, err := k.info(ctx, streams.Decided)
-	if err != nil {
+	info, stream, err := k.info(ctx, streams.Decided)
+	if err != nil || info.Created.Equal(k.compared) {
 		return err
 	}
-	if !info.Created.Equal(k.created) {
-		k.created, k.swept = info.Created, 0
-	}
-	if k.swept > 0 {
-		return nil // persist stores before it publishes: only a store that was replaced meanwhile lacks any, and that is a restart
-	}
-	last := info.State.LastSeq
-	err = k.scan(ctx, streams.Decided, info.State.FirstSeq, last, func(batch []jetstream.Msg) error {
-		decides, err := k.lacking(ctx, batch)
+	err = k.scan(ctx, streams.Decided, info.State.FirstSeq, info.State.LastSeq, func(batch []jetstream.Msg) error {
+		decides, err := k.lacking(ctx, stream, batch)
 		if err != nil || len(decides) == 0 {
 			return err
 		}
+		if _, err := k.Transactions.Decide(ctx, decides); err != nil {
+			return err
+		}
 		k.metrics.found("decision put back", len(decides))
-		_, err = k.Transactions.Decide(ctx, decides)
-		return err
+		return nil
 	})
 	if err == nil {
-		k.swept = max(1, last)
+		k.compared = info.Created
 	}
 	return err
 }
 
 // lacking returns the decisions of a batch that the store does not hold.
-func (k *keeper) lacking(ctx context.Context, batch []jetstream.Msg) ([]store.Decide, error) {
-	byKey := map[store.Key]jetstream.Msg{}
-	var keys []store.Key
-	for _, m := range batch {
-		if i, err := streams.ReadIdent(m.Headers()); err == nil {
-			key := store.Key{Tenant: i.Tenant, ID: i.ID}
-			byKey[key] = m
-			keys = append(keys, key)
-		}
+func (k *keeper) lacking(ctx context.Context, stream jetstream.Stream, batch []jetstream.Msg) ([]store.Decide, error) {
+	keys, sequences, _, err := identities(batch)
+	if err != nil {
+		return nil, err
 	}
 	missing, err := k.Transactions.Undecided(ctx, keys)
 	if err != nil {
@@ -61,13 +53,43 @@ func (k *keeper) lacking(ctx context.Context, batch []jetstream.Msg) ([]store.De
 	}
 	var out []store.Decide
 	for _, key := range missing {
-		d, err := event.Decode[event.Decided](byKey[key].Data())
+		m, err := stream.GetMsg(ctx, sequences[key])
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // grew too old meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("decision of %s/%s: %w", key.Tenant, key.ID, err)
+		}
+		d, err := event.Decode[event.Decided](m.Data)
 		if err != nil {
 			continue // a decision that this version cannot read is a later version's
 		}
-		out = append(out, decideOf(d, byKey[key].Data()))
+		out = append(out, decideOf(d, m.Data))
 	}
 	return out, nil
+}
+
+// identities returns the transactions of a batch, the first message of each, and the batch's last sequence. A message that
+// names none has no decision to wait for.
+func identities(batch []jetstream.Msg) (keys []store.Key, first map[store.Key]uint64, last uint64, err error) {
+	first = make(map[store.Key]uint64, len(batch))
+	for _, m := range batch {
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		last = meta.Sequence.Stream
+		i, err := streams.ReadIdent(m.Headers())
+		if err != nil {
+			continue
+		}
+		key := store.Key{Tenant: i.Tenant, ID: i.ID}
+		if _, ok := first[key]; !ok {
+			first[key] = last
+			keys = append(keys, key)
+		}
+	}
+	return keys, first, last, nil
 }
 
 func decideOf(d event.Decided, data []byte) store.Decide {
@@ -84,35 +106,49 @@ func decideOf(d event.Decided, data []byte) store.Decide {
 // In normal operation it finds nothing.
 func (k *keeper) sweep(ctx context.Context) error {
 	now := txn.At(k.Clock.Now()).Time
-	overdue, err := k.Transactions.Overdue(ctx, now.Add(-patience), sweepAtOnce)
-	if err != nil || len(overdue) == 0 {
+	ripe, err := k.ripe(ctx, now)
+	if err != nil || len(ripe) == 0 {
 		return err
 	}
 	deadlines, err := k.deadlines(ctx)
 	if err != nil {
 		return err
 	}
-	var outputs []stage.Output
-	for _, e := range overdue {
-		if now.Before(e.Deadline.Add(patience << min(e.Run-1, 10))) {
-			continue
-		}
-		raised, err := k.Transactions.Raise(ctx, store.Raise{Key: e.Key, FromRun: e.Run, AcceptedAt: e.AcceptedAt,
+	var whole, broken []stage.Output // one stream each
+	for _, e := range ripe {
+		raised, raiseErr := k.Transactions.Raise(ctx, store.Raise{Key: e.Key, FromRun: e.Run, AcceptedAt: e.AcceptedAt,
 			Deadline: now.Add(deadlines[e.Tenant])})
-		if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
+		if errors.Is(raiseErr, store.ErrChanged) || errors.Is(raiseErr, store.ErrNotFound) {
 			continue
 		}
-		if err != nil {
-			return err
+		if err = raiseErr; err != nil {
+			break // what was raised so far is published all the same
 		}
-		out, err := again(raised, raised.AcceptedAt.Add(deadlines[e.Tenant]))
-		if err != nil {
-			return err
+		promised := raised.AcceptedAt.Add(deadlines[e.Tenant])
+		if out, err := again(raised, promised); err == nil {
+			whole = append(whole, out)
+		} else if out, err := unreadable(raised, promised); err == nil {
+			broken = append(broken, out)
 		}
-		outputs = append(outputs, out)
 	}
-	k.metrics.found("claim run again", len(outputs))
-	return k.publish(ctx, outputs)
+	k.metrics.found("claim run again", len(whole)+len(broken))
+	return errors.Join(err, k.publish(ctx, whole), k.publish(ctx, broken))
+}
+
+// ripe returns claims that were left to the pipeline for long enough. Those that wait longer, having run more often, must not
+// stand in the way of others, so it looks further where they fill what it sees.
+func (k *keeper) ripe(ctx context.Context, now time.Time) ([]store.Entry, error) {
+	for limit := sweepAtOnce; ; limit *= 2 {
+		overdue, err := k.Transactions.Overdue(ctx, now.Add(-patience), limit)
+		if err != nil {
+			return nil, err
+		}
+		found := len(overdue)
+		ripe := slices.DeleteFunc(overdue, func(e store.Entry) bool { return now.Before(e.Deadline.Add(patience << min(e.Run-1, 10))) })
+		if found < limit || len(ripe) >= sweepAtOnce/2 || limit >= sweepLooks {
+			return ripe[:min(len(ripe), sweepAtOnce)], nil
+		}
+	}
 }
 
 // deadlines returns each tenant's.
@@ -140,8 +176,24 @@ func again(e store.Entry, promised time.Time) (stage.Output, error) {
 	if err != nil {
 		return stage.Output{}, err
 	}
-	return streams.Message(streams.Ident{Tenant: e.Tenant, ID: e.ID, Run: e.Run, AcceptedAt: e.AcceptedAt, Deadline: promised,
-		Digest: e.Digest}, streams.EventSubmitted, data), nil
+	return streams.Message(ident(e, promised), streams.EventSubmitted, data), nil
+}
+
+// unreadable gets a claim decided whose body cannot be read any more: a verdict of review, as for a message that was buried.
+func unreadable(e store.Entry, promised time.Time) (stage.Output, error) {
+	var s event.Scored
+	s.Submitted = event.Submitted{Schema: event.Schema, Tenant: e.Tenant, ID: e.ID, Run: e.Run, ClaimedAt: txn.At(e.ClaimedAt),
+		AcceptedAt: txn.At(e.AcceptedAt), Deadline: txn.At(promised), Digest: e.Digest}
+	s.Verdict = streams.Fault("keeper", stage.CauseDecode, txn.RuleSet{})
+	data, err := event.Encode(s)
+	if err != nil {
+		return stage.Output{}, err
+	}
+	return streams.Message(ident(e, promised), streams.EventScored, data), nil
+}
+
+func ident(e store.Entry, deadline time.Time) streams.Ident {
+	return streams.Ident{Tenant: e.Tenant, ID: e.ID, Run: e.Run, AcceptedAt: e.AcceptedAt, Deadline: deadline, Digest: e.Digest}
 }
 
 // announce publishes decisions whose announcement is not known to have happened.
@@ -152,14 +204,13 @@ func (k *keeper) announce(ctx context.Context) error {
 	}
 	outputs, keys := make([]stage.Output, len(silent)), make([]store.Key, len(silent))
 	for i, e := range silent {
-		outputs[i] = streams.Message(streams.Ident{Tenant: e.Tenant, ID: e.ID, Run: e.Run, AcceptedAt: e.AcceptedAt, Deadline: e.Deadline,
-			Digest: e.Digest}, streams.EventDecided, e.Event)
+		outputs[i] = streams.Message(ident(e, e.Deadline), streams.EventDecided, e.Event)
 		keys[i] = e.Key
 	}
-	k.metrics.found("decision announced", len(keys))
 	if err := k.publish(ctx, outputs); err != nil {
 		return err
 	}
+	k.metrics.found("decision announced", len(keys))
 	return k.Transactions.Announced(ctx, keys)
 }
 
@@ -178,38 +229,55 @@ func (k *keeper) publish(ctx context.Context, outputs []stage.Output) error {
 	return nil
 }
 
-// scan reads a stream's messages from first to last in batches, with a reader of its own that leaves no trace.
+const (
+	scanAhead = 1024 // messages without their bodies: some 300 KiB
+	// scanPatience is how long a scan waits for the next message that the stream said it has.
+	scanPatience = 2 * time.Second
+)
+
+// scan reads the headers of a stream's messages from first to last in batches, with a reader of its own that the broker forgets
+// by itself. It returns nil only when it has seen all of them that are still there.
 func (k *keeper) scan(ctx context.Context, name string, first, last uint64, each func([]jetstream.Msg) error) error {
-	if first > last || last == 0 {
+	if first > last || last == 0 { // a stream that never had a message starts at 0
 		return nil
 	}
 	reader, err := k.JS.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq: first})
+		OptStartSeq: first, HeadersOnly: true, InactiveThreshold: 30 * time.Second})
 	if err != nil {
 		return fmt.Errorf("scan %s: %w", name, err)
 	}
-	for ctx.Err() == nil {
-		fetched, err := reader.Fetch(256, jetstream.FetchMaxWait(time.Second))
-		if err != nil {
+	messages, err := reader.Messages(jetstream.PullMaxMessages(scanAhead))
+	if err != nil {
+		return fmt.Errorf("scan %s: %w", name, err)
+	}
+	defer messages.Stop()
+	for end := false; !end; {
+		var batch []jetstream.Msg
+		if batch, end, err = next(ctx, messages, last); err != nil {
 			return fmt.Errorf("scan %s: %w", name, err)
 		}
-		var batch []jetstream.Msg
-		end := false
-		for m := range fetched.Messages() {
-			batch = append(batch, m)
-			if meta, err := m.Metadata(); err == nil && (meta.Sequence.Stream >= last || meta.NumPending == 0) {
-				end = true
-				break
-			}
-		}
-		if len(batch) > 0 {
-			if err := each(batch); err != nil {
-				return err
-			}
-		}
-		if end || len(batch) == 0 {
-			return nil
+		if err := each(batch); err != nil {
+			return err
 		}
 	}
-	return ctx.Err()
+	return nil
+}
+
+// next reads one batch and tells whether last, or the stream's end, is in it.
+func next(ctx context.Context, messages jetstream.MessagesContext, last uint64) (batch []jetstream.Msg, end bool, err error) {
+	wait, cancel := context.WithTimeout(ctx, scanPatience)
+	defer cancel()
+	for len(batch) < scanAhead && !end {
+		m, err := messages.Next(jetstream.NextContext(wait))
+		if err != nil {
+			return nil, false, err
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, false, err
+		}
+		batch = append(batch, m)
+		end = meta.Sequence.Stream >= last || meta.NumPending == 0
+	}
+	return batch, end, nil
 }

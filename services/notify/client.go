@@ -15,7 +15,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"code.dny.dev/ssrf"
 
@@ -38,23 +37,30 @@ type client struct {
 }
 
 func newClient(cfg Config) *client {
+	return &client{secure: httpClient(public(cfg.Allow)), plain: httpClient(private(cfg.Allow)), timeout: cfg.Timeout, agent: "crivo/" + cfg.Version}
+}
+
+type control = func(network, address string, c syscall.RawConn) error
+
+// public lets a dial through to public addresses on port 443, and to the operator's own.
+func public(allow []netip.Prefix) control {
 	guard := ssrf.New(ssrf.WithPorts(443))
-	secure := func(network, address string, c syscall.RawConn) error {
-		if own(cfg.Allow, address) {
-			return nil
-		}
-		if guard.Safe(network, address, c) != nil {
-			return errBlocked
-		}
-		return nil
-	}
-	plain := func(_, address string, _ syscall.RawConn) error {
-		if own(cfg.Allow, address) {
+	return func(network, address string, c syscall.RawConn) error {
+		if own(allow, address) || guard.Safe(network, address, c) == nil {
 			return nil
 		}
 		return errBlocked
 	}
-	return &client{secure: httpClient(secure), plain: httpClient(plain), timeout: cfg.Timeout, agent: "crivo/" + cfg.Version}
+}
+
+// private lets a dial through to the operator's own addresses alone.
+func private(allow []netip.Prefix) control {
+	return func(_, address string, _ syscall.RawConn) error {
+		if own(allow, address) {
+			return nil
+		}
+		return errBlocked
+	}
 }
 
 func own(allow []netip.Prefix, address string) bool {
@@ -71,8 +77,8 @@ func own(allow []netip.Prefix, address string) bool {
 	return false
 }
 
-func httpClient(control func(string, string, syscall.RawConn) error) *http.Client {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: control}
+func httpClient(guard control) *http.Client {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: guard}
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{Proxy: nil, DialContext: dialer.DialContext, TLSHandshakeTimeout: 5 * time.Second,
@@ -116,35 +122,44 @@ func (c *client) post(ctx context.Context, e store.Endpoint, secrets []webhook.S
 		out.attempt.Error = class(err)
 	} else {
 		out = read(res, now)
+		out.attempt.Response = mask(out.attempt.Response, e.Headers)
 	}
 	phases.fill(&out.attempt)
 	out.attempt.DurationMS = time.Since(start).Milliseconds()
 	return out
 }
 
-// read takes what is kept of an answer and closes it; a short rest is read so that the connection can be used again.
+// read takes what is kept of an answer and closes it. The connection can be used again where that was all.
 func read(res *http.Response, now time.Time) outcome {
 	defer res.Body.Close()
-	kept, err := io.ReadAll(io.LimitReader(res.Body, maxResponse))
+	// An error here changes nothing: the status stands, whatever became of the answer's body.
+	kept, _ := io.ReadAll(io.LimitReader(res.Body, maxResponse))
 	out := outcome{status: res.StatusCode, retryAfter: retryAfter(res.Header.Get("Retry-After"), now)}
 	out.attempt.Status = res.StatusCode
-	out.attempt.Response = clean(kept)
-	switch {
-	case err != nil && res.StatusCode < 300:
-		// The status stands: the receiver has the webhook, whatever became of its answer's body.
-	case res.StatusCode >= 300 && res.StatusCode < 400:
+	out.attempt.Response = strings.ToValidUTF8(string(kept), "?") // one byte each: what is kept must not grow
+	switch res.StatusCode / 100 {
+	case 2:
+	case 3:
 		out.attempt.Error = "redirect"
-	case res.StatusCode >= 400:
+	default:
 		out.attempt.Error = "status"
 	}
 	return out
 }
 
-func clean(b []byte) string {
-	if !utf8.Valid(b) {
-		return strings.ToValidUTF8(string(b), "�")
+// masked is how long a word of a header must be to be taken for a secret.
+const masked = 8
+
+// mask hides what an endpoint's own headers hold, such as its credential, from an answer that quotes the request.
+func mask(response string, headers map[string]string) string {
+	for _, value := range headers {
+		for word := range strings.FieldsSeq(value) {
+			if len(word) >= masked {
+				response = strings.ReplaceAll(response, word, "***")
+			}
+		}
 	}
-	return string(b)
+	return response
 }
 
 // class names an error without its text, which may quote what the receiver sent.

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"crivo/pkg/txn"
@@ -14,14 +15,13 @@ import (
 
 // deliver makes one attempt and writes what came of it.
 func (n *notifier) deliver(row store.Delivery) {
+	now := n.Clock.Now()
+	if !held(row, now.Add(n.Timeout)) {
+		return // waited too long: another may hold it by the time of the answer. The lease runs out, then it is due again
+	}
 	e, ok := (*n.endpoints.Load())[row.EndpointID]
 	if !ok || e.Status != "active" {
 		n.giveBack(n.hard, []store.Delivery{row})
-		return
-	}
-	now := n.Clock.Now()
-	if now.After(row.LeasedUntil.Add(-n.Timeout)) {
-		n.giveBack(n.hard, []store.Delivery{row}) // waited too long: another may hold it by the time of the answer
 		return
 	}
 	box, err := n.Keys.Box(row.Tenant)
@@ -39,7 +39,7 @@ func (n *notifier) deliver(row store.Delivery) {
 	}
 	row = n.after(row, res, now)
 	n.metrics.attempted(row, res)
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(n.hard), 5*time.Second)
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(n.hard), writeTime)
 	defer cancel()
 	if _, err := n.updates.Do(bounded, row, errFull); err != nil {
 		n.Log.Warn().Err(err).Msg("delivery row cannot be written, it will be tried again")
@@ -85,7 +85,11 @@ func retryAfter(header string, now time.Time) time.Duration {
 	if header == "" {
 		return 0
 	}
-	if s, err := strconv.ParseUint(header, 10, 31); err == nil {
+	if strings.Trim(header, "0123456789") == "" {
+		s, err := strconv.ParseUint(header, 10, 31)
+		if err != nil {
+			return maxRetryAfter // beyond any number
+		}
 		return min(time.Duration(s)*time.Second, maxRetryAfter)
 	}
 	if at, err := http.ParseTime(header); err == nil {
@@ -94,21 +98,36 @@ func retryAfter(header string, now time.Time) time.Duration {
 	return 0
 }
 
-// disable stops an endpoint whose receiver said 410: gone for good.
+// disable stops an endpoint whose receiver said 410: gone for good. What the operator changed since the attempt began stands.
 func (n *notifier) disable(e store.Endpoint) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.hard), 5*time.Second)
 	defer cancel()
+	n.disabling.Lock()
+	defer n.disabling.Unlock()
+	if err := n.disableNow(ctx, e); err != nil {
+		n.Log.Error().Err(err).Str("endpoint", e.ID).Msg("endpoint cannot be disabled")
+	}
+}
+
+func (n *notifier) disableNow(ctx context.Context, tried store.Endpoint) error {
+	if err := n.reload(ctx); err != nil {
+		return err
+	}
+	e, ok := (*n.endpoints.Load())[tried.ID]
+	if !ok || e.Status == "disabled" || e.URL != tried.URL {
+		return nil
+	}
 	e.Status = "disabled"
 	err := n.Audit(ctx, store.Act{At: txn.At(n.Clock.Now()), Actor: "system", Tenant: e.Tenant, Action: "endpoint.disable", Target: e.ID,
 		Detail: map[string]any{"cause": "410"}})
-	if err == nil {
-		err = n.Endpoints.PutEndpoint(ctx, e)
-	}
 	if err != nil {
-		n.Log.Error().Err(err).Str("endpoint", e.ID).Msg("endpoint cannot be disabled")
-		return
+		return err
+	}
+	if err := n.Endpoints.PutEndpoint(ctx, e); err != nil {
+		return err
 	}
 	_ = streams.Changed(n.Conn, streams.TopicEndpoints)
 	_ = n.reload(ctx)
-	_, _ = n.Deliveries.Cancel(ctx, e.Tenant, e.ID, store.Skipped)
+	_, err = n.Deliveries.Cancel(ctx, e.Tenant, e.ID, store.Skipped)
+	return err
 }

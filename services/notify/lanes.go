@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +17,7 @@ const (
 
 // lane delivers to one endpoint. Its queue and its workers are its own, so one that hangs costs the others nothing.
 type lane struct {
-	queue   chan store.Delivery
+	queue   chan *store.Delivery
 	mu      sync.Mutex
 	workers int
 }
@@ -26,7 +27,7 @@ func (n *notifier) lane(endpoint string) *lane {
 	defer n.mu.Unlock()
 	l, ok := n.lanes[endpoint]
 	if !ok {
-		l = &lane{queue: make(chan store.Delivery, laneQueue)}
+		l = &lane{queue: make(chan *store.Delivery, laneQueue)}
 		n.lanes[endpoint] = l
 	}
 	return l
@@ -42,7 +43,7 @@ func (n *notifier) offer(ctx context.Context, rows []store.Delivery) {
 		}
 		l := n.lane(r.EndpointID)
 		select {
-		case l.queue <- r:
+		case l.queue <- &r:
 			n.staff(l)
 		default:
 			back = append(back, r)
@@ -51,7 +52,10 @@ func (n *notifier) offer(ctx context.Context, rows []store.Delivery) {
 	n.giveBack(ctx, back)
 }
 
+// giveBack makes rows due again at once. Those that another may hold by now are left alone.
 func (n *notifier) giveBack(ctx context.Context, rows []store.Delivery) {
+	now := n.Clock.Now()
+	rows = slices.DeleteFunc(rows, func(r store.Delivery) bool { return !held(r, now) })
 	if len(rows) == 0 {
 		return
 	}
@@ -60,6 +64,9 @@ func (n *notifier) giveBack(ctx context.Context, rows []store.Delivery) {
 	}
 	_ = n.Deliveries.Update(ctx, rows) // unheard, the lease runs out by itself
 }
+
+// held tells whether a row's lease holds at a time, with what it takes to write the row back.
+func held(row store.Delivery, at time.Time) bool { return at.Before(row.LeasedUntil.Add(-writeTime)) }
 
 // staff starts one more worker while rows wait; workers end by themselves when none do.
 func (n *notifier) staff(l *lane) {
@@ -77,7 +84,7 @@ func (n *notifier) serve(l *lane) {
 		select {
 		case row := <-l.queue:
 			if n.hard.Err() == nil {
-				n.deliver(row)
+				n.deliver(*row)
 			}
 		default:
 			l.mu.Lock()
@@ -158,7 +165,7 @@ func (n *notifier) close() {
 		for len(l.queue) > 0 {
 			select {
 			case r := <-l.queue:
-				rest = append(rest, r)
+				rest = append(rest, *r)
 			default:
 			}
 		}

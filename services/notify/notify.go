@@ -68,6 +68,9 @@ type Config struct {
 // leaseBeyond is how much longer than an attempt a lease lasts, so that a slow POST is never sent twice at once.
 const leaseBeyond = 15 * time.Second
 
+// writeTime is how long writing a row back may take.
+const writeTime = 5 * time.Second
+
 // drainTime is how long attempts under way may take once the service shuts down.
 const drainTime = 5 * time.Second
 
@@ -82,6 +85,8 @@ type notifier struct {
 	lanes map[string]*lane
 	work  sync.WaitGroup
 	hard  context.Context // ends when attempts under way must stop
+
+	disabling sync.Mutex
 }
 
 // Run delivers until ctx ends, then lets attempts under way finish and hands the rest back.
@@ -112,6 +117,7 @@ func Run(ctx context.Context, cfg Config) error {
 	return err
 }
 
+// reload reads the endpoints again and cancels what is owed to those that are gone.
 func (n *notifier) reload(ctx context.Context) error {
 	all, err := n.Endpoints.Endpoints(ctx)
 	if err != nil {
@@ -121,7 +127,16 @@ func (n *notifier) reload(ctx context.Context) error {
 	for _, e := range all {
 		next[e.ID] = e
 	}
-	n.endpoints.Store(&next)
+	before := n.endpoints.Swap(&next)
+	if before == nil {
+		return nil
+	}
+	for id, e := range *before {
+		if _, ok := next[id]; !ok {
+			// Unheard, each row is cancelled when it is due.
+			_, _ = n.Deliveries.Cancel(ctx, e.Tenant, id, store.Cancelled)
+		}
+	}
 	return nil
 }
 
@@ -241,7 +256,7 @@ func bodyFor(form string, d event.Decided, made map[string][]byte) ([]byte, erro
 
 // writeUpdates is one group of rows written back.
 func (n *notifier) writeUpdates(rows []store.Delivery) ([]struct{}, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), writeTime)
 	defer cancel()
 	return make([]struct{}, len(rows)), n.Deliveries.Update(ctx, rows)
 }

@@ -30,10 +30,17 @@ func (d *Deliveries) Insert(_ context.Context, rows []store.Delivery) ([]bool, e
 			return x.Tenant == r.Tenant && x.EndpointID == r.EndpointID && x.WebhookID == r.WebhookID
 		})
 		if out[i] {
-			d.rows = append(d.rows, r)
+			d.rows = append(d.rows, kept(r))
 		}
 	}
 	return out, nil
+}
+
+// kept is a row as a store keeps it: with times of its precision and attempts that nobody else appends to.
+func kept(r store.Delivery) store.Delivery {
+	r.NextAttemptAt, r.LeasedUntil, r.CreatedAt = millis(r.NextAttemptAt), millis(r.LeasedUntil), millis(r.CreatedAt)
+	r.Attempts = slices.Clip(slices.Clone(r.Attempts))
+	return r
 }
 
 func due(r store.Delivery, now time.Time) bool {
@@ -55,8 +62,8 @@ func (d *Deliveries) Lease(_ context.Context, endpoint string, now, until time.T
 	})
 	var out []store.Delivery
 	for _, i := range at[:min(len(at), limit)] {
-		d.rows[i].LeasedUntil = until
-		out = append(out, d.rows[i])
+		d.rows[i].LeasedUntil = millis(until)
+		out = append(out, kept(d.rows[i]))
 	}
 	return out, nil
 }
@@ -81,7 +88,8 @@ func (d *Deliveries) Update(_ context.Context, rows []store.Delivery) error {
 	for _, r := range rows {
 		for i := range d.rows {
 			if x := &d.rows[i]; x.ID == r.ID {
-				x.Status, x.Attempts, x.NextAttemptAt, x.LeasedUntil = r.Status, slices.Clone(r.Attempts), r.NextAttemptAt, r.LeasedUntil
+				r = kept(r)
+				x.Status, x.Attempts, x.NextAttemptAt, x.LeasedUntil = r.Status, r.Attempts, r.NextAttemptAt, r.LeasedUntil
 			}
 		}
 	}
@@ -108,7 +116,7 @@ func (d *Deliveries) Get(_ context.Context, tenant, id string) (store.Delivery, 
 	defer d.mu.Unlock()
 	for _, r := range d.rows {
 		if r.Tenant == tenant && r.ID == id {
-			return r, nil
+			return kept(r), nil
 		}
 	}
 	return store.Delivery{}, store.ErrNotFound
@@ -136,7 +144,7 @@ func (d *Deliveries) List(_ context.Context, q store.DeliveryQuery) ([]store.Del
 		if len(out) == q.Limit {
 			return out, strconv.Itoa(i + 1), nil
 		}
-		out = append(out, r)
+		out = append(out, kept(r))
 	}
 	return out, "", nil
 }

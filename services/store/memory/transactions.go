@@ -19,6 +19,14 @@ type Transactions struct {
 // NewTransactions returns an empty store.
 func NewTransactions() *Transactions { return &Transactions{entries: map[store.Key]store.Entry{}} }
 
+// millis is a time as stores keep it.
+func millis(t time.Time) time.Time { return time.UnixMilli(t.UnixMilli()).UTC() }
+
+func inMillis(c store.Claim) store.Claim {
+	c.ClaimedAt, c.AcceptedAt, c.Deadline = millis(c.ClaimedAt), millis(c.AcceptedAt), millis(c.Deadline)
+	return c
+}
+
 // Claim inserts each document whose key is absent.
 func (t *Transactions) Claim(ctx context.Context, claims []store.Claim) ([]store.Claimed, error) {
 	if err := ctx.Err(); err != nil {
@@ -30,7 +38,7 @@ func (t *Transactions) Claim(ctx context.Context, claims []store.Claim) ([]store
 	for i, c := range claims {
 		e, there := t.entries[c.Key]
 		if !there {
-			e = store.Entry{Claim: c}
+			e = store.Entry{Claim: inMillis(c)}
 			t.entries[c.Key] = e
 		}
 		out[i] = store.Claimed{Won: !there, Entry: e}
@@ -60,7 +68,7 @@ func (t *Transactions) Raise(_ context.Context, r store.Raise) (store.Entry, err
 	case e.Decided() || e.Run != r.FromRun:
 		return e, store.ErrChanged
 	}
-	e.Run, e.AcceptedAt, e.Deadline = e.Run+1, r.AcceptedAt, r.Deadline
+	e.Run, e.AcceptedAt, e.Deadline = e.Run+1, millis(r.AcceptedAt), millis(r.Deadline)
 	t.entries[r.Key] = e
 	return e, nil
 }
@@ -83,9 +91,9 @@ func (t *Transactions) Decide(ctx context.Context, decides []store.Decide) ([]st
 			out[i] = store.Outcome{Status: store.DecidedBefore, Entry: e}
 			continue
 		case !there:
-			e = store.Entry{Claim: d.Claim}
+			e = store.Entry{Claim: inMillis(d.Claim)}
 		}
-		e.Body, e.Event, e.DecidedAt, e.Unannounced = nil, d.Event, d.DecidedAt, d.Unannounced
+		e.Body, e.Event, e.DecidedAt, e.Unannounced = nil, d.Event, millis(d.DecidedAt), d.Unannounced
 		t.entries[d.Key] = e
 		out[i] = store.Outcome{Status: store.DecidedNow, Entry: e}
 	}

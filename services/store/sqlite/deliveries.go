@@ -35,10 +35,24 @@ func OpenDeliveries(path string, o Options) (*Deliveries, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The file has one process at a time: whatever is leased belongs to one that is gone.
+	if _, err := f.write.Exec("UPDATE deliveries SET leased_until = 0 WHERE status = 'pending' AND leased_until > 0"); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("sqlite %s: leases: %w", path, err)
+	}
 	return &Deliveries{f}, nil
 }
 
 const deliveryColumns = "number, id, tenant, endpoint, txid, webhook, type, body, status, attempts, next_at, leased_until, created_at"
+
+// selectDue jumps from endpoint to endpoint in the index of what is owed, and looks in each for one row that is due: neither what
+// is delivered nor what waits for a later try costs anything.
+const selectDue = `WITH RECURSIVE e (id) AS (
+		SELECT min(endpoint) FROM deliveries WHERE status = 'pending'
+		UNION ALL
+		SELECT (SELECT min(endpoint) FROM deliveries WHERE status = 'pending' AND endpoint > e.id) FROM e WHERE e.id IS NOT NULL)
+	SELECT id FROM e WHERE EXISTS (
+		SELECT 1 FROM deliveries WHERE status = 'pending' AND endpoint = e.id AND next_at <= ? AND leased_until <= ?)`
 
 // Insert adds rows that are absent, in one group.
 func (d *Deliveries) Insert(ctx context.Context, rows []store.Delivery) ([]bool, error) {
@@ -103,8 +117,7 @@ func (d *Deliveries) Lease(ctx context.Context, endpoint string, now, until time
 
 // DueEndpoints names endpoints that have rows to lease.
 func (d *Deliveries) DueEndpoints(ctx context.Context, now time.Time) ([]string, error) {
-	rows, err := d.read.QueryContext(ctx, `SELECT DISTINCT endpoint FROM deliveries WHERE status = 'pending' AND next_at <= ? AND leased_until <= ?`,
-		now.UnixMilli(), now.UnixMilli())
+	rows, err := d.read.QueryContext(ctx, selectDue, now.UnixMilli(), now.UnixMilli())
 	if err != nil {
 		return nil, fmt.Errorf("due endpoints: %w", err)
 	}
@@ -166,8 +179,14 @@ func (d *Deliveries) Get(ctx context.Context, tenant, id string) (store.Delivery
 
 // List returns one page, newest first; the cursor is the last row's number.
 func (d *Deliveries) List(ctx context.Context, q store.DeliveryQuery) ([]store.Delivery, string, error) {
-	where, args := []string{"tenant = ?"}, []any{q.Tenant}
-	for _, f := range []struct{ column, value string }{{"endpoint", q.EndpointID}, {"txid", q.TransactionID}, {"status", q.Status}} {
+	// A transaction has few rows and an index. Else the newest rows are walked until the page is full: + keeps the planner
+	// from another index, which would find all of a tenant's rows and then sort them.
+	tenant, endpoint := "+tenant", "+endpoint"
+	if q.TransactionID != "" {
+		tenant, endpoint = "tenant", "endpoint"
+	}
+	where, args := []string{tenant + " = ?"}, []any{q.Tenant}
+	for _, f := range []struct{ column, value string }{{endpoint, q.EndpointID}, {"txid", q.TransactionID}, {"status", q.Status}} {
 		if f.value != "" {
 			where, args = append(where, f.column+" = ?"), append(args, f.value)
 		}

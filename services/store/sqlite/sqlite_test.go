@@ -78,22 +78,19 @@ func TestNoQueryScansATable(t *testing.T) {
 	d, err := sqlite.OpenDeliveries(filepath.Join(dir, "d.db"), sqlite.Options{})
 	closing(t, d, err)
 	for file, queries := range map[string][]string{
-		"t.db": {
-			"SELECT * FROM transactions WHERE tenant = 'a' AND id = 'b'",
-			"SELECT * FROM transactions WHERE decided_at IS NULL AND deadline < 1 ORDER BY deadline LIMIT 1",
-			"SELECT * FROM transactions WHERE unannounced = 1 AND decided_at < 1 ORDER BY decided_at LIMIT 1"},
-		"d.db": {
+		"t.db": sqlite.TransactionQueries,
+		"d.db": append(sqlite.DeliveryQueries,
 			"SELECT * FROM deliveries WHERE status = 'pending' AND next_at <= 1 AND leased_until <= 1 AND endpoint = 'e' ORDER BY next_at LIMIT 1",
 			"SELECT * FROM deliveries WHERE tenant = 't' AND txid = 'x' ORDER BY number DESC LIMIT 1",
 			"SELECT * FROM deliveries WHERE id = 'x' AND tenant = 't'",
-			"UPDATE deliveries SET status = 'x' WHERE status = 'pending' AND endpoint = 'e' AND tenant = 't'"},
+			"UPDATE deliveries SET status = 'x' WHERE status = 'pending' AND endpoint = 'e' AND tenant = 't'"),
 	} {
 		db, err := sql.Open("sqlite", filepath.Join(dir, file))
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, q := range queries {
-			rows, err := db.Query("EXPLAIN QUERY PLAN " + q)
+			rows, err := db.Query("EXPLAIN QUERY PLAN " + strings.ReplaceAll(q, "?", "'1'"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,7 +100,8 @@ func TestNoQueryScansATable(t *testing.T) {
 				if err := rows.Scan(&a, &b, &c, &plan); err != nil {
 					t.Fatal(err)
 				}
-				if strings.HasPrefix(plan, "SCAN") && !strings.Contains(plan, "USING") || strings.Contains(plan, "TEMP B-TREE") {
+				// What is scanned whole may only be the question itself: the keys that were asked for, the endpoints found.
+				if strings.HasPrefix(plan, "SCAN") && plan != "SCAN e" && plan != "SCAN k VIRTUAL TABLE INDEX 1:" || strings.Contains(plan, "TEMP B-TREE") {
 					t.Errorf("%s: %s", q, plan)
 				}
 			}
@@ -183,6 +181,59 @@ func writeForEver(path string) {
 func newClaim(id string) store.Claim {
 	now := time.Now()
 	return store.Claim{Key: store.Key{Tenant: "t", ID: id}, Digest: "1.x", Run: 1, ClaimedAt: now, AcceptedAt: now, Deadline: now, Body: make([]byte, 700)}
+}
+
+// BenchmarkDueEndpoints looks for what is due among rows that are delivered and rows that wait for a later try.
+// BenchmarkListDeliveries reads the newest page of many rows.
+func BenchmarkListDeliveries(b *testing.B) {
+	s, err := sqlite.OpenDeliveries(filepath.Join(b.TempDir(), "d.db"), sqlite.Options{})
+	closing(b, s, err)
+	for n := range 50 {
+		rows := make([]store.Delivery, 1000)
+		for i := range rows {
+			id := fmt.Sprint(n, "-", i)
+			rows[i] = store.Delivery{ID: id, Tenant: "t", EndpointID: "e", TransactionID: id, WebhookID: id, Body: make([]byte, 300), Status: store.Delivered}
+		}
+		if _, err := s.Insert(context.Background(), rows); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for name, q := range map[string]store.DeliveryQuery{"all": {}, "endpoint": {EndpointID: "e"}, "transaction": {TransactionID: "7-7"}} {
+		q.Tenant, q.Limit = "t", 50
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if got, _, err := s.List(context.Background(), q); err != nil || len(got) == 0 {
+					b.Fatal(len(got), err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkDueEndpoints(b *testing.B) {
+	s, err := sqlite.OpenDeliveries(filepath.Join(b.TempDir(), "d.db"), sqlite.Options{})
+	closing(b, s, err)
+	ctx, now, body := context.Background(), time.Now(), make([]byte, 300)
+	for n := range 100 {
+		rows := make([]store.Delivery, 1000)
+		for i := range rows {
+			id := fmt.Sprint(n, "-", i)
+			rows[i] = store.Delivery{ID: id, Tenant: "t", EndpointID: fmt.Sprint("e", n%3), TransactionID: id, WebhookID: id, Type: "x", Body: body,
+				Status: store.Delivered, CreatedAt: now}
+			if n >= 50 {
+				rows[i].Status, rows[i].NextAttemptAt = store.Pending, now.Add(time.Hour)
+			}
+		}
+		rows[0].Status, rows[0].NextAttemptAt = store.Pending, now
+		if _, err := s.Insert(ctx, rows); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		if due, err := s.DueEndpoints(ctx, now); err != nil || len(due) != 3 {
+			b.Fatal(due, err)
+		}
+	}
 }
 
 func BenchmarkClaimAndDecide(b *testing.B) {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
+
 	"crivo/services/store"
 )
 
@@ -21,7 +23,7 @@ CREATE TABLE transactions (
 	claimed_at INTEGER NOT NULL, accepted_at INTEGER NOT NULL, deadline INTEGER NOT NULL,
 	body BLOB, event BLOB, decision TEXT, reasons TEXT, decided_at INTEGER, unannounced INTEGER NOT NULL DEFAULT 0,
 	PRIMARY KEY (tenant, id)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE INDEX undecided ON transactions (deadline) WHERE decided_at IS NULL;
 CREATE INDEX unannounced ON transactions (decided_at) WHERE unannounced = 1`}
 
@@ -49,7 +51,10 @@ const (
 		WHERE decided_at IS NULL AND digest = excluded.digest`
 	selectOverdue     = "SELECT " + columns + " FROM transactions WHERE decided_at IS NULL AND deadline < ? ORDER BY deadline LIMIT ?"
 	selectUnannounced = "SELECT " + columns + " FROM transactions WHERE unannounced = 1 AND decided_at < ? ORDER BY decided_at LIMIT ?"
-	clearMark         = "UPDATE transactions SET unannounced = 0 WHERE tenant = ? AND id = ?"
+	// CROSS JOIN keeps the order: each key asked for is looked up in the primary key.
+	selectDecided = `SELECT k.key FROM json_each(?) k CROSS JOIN transactions t ON t.tenant = k.value->>'Tenant' AND t.id = k.value->>'ID'
+		WHERE t.decided_at IS NOT NULL`
+	clearMark = "UPDATE transactions SET unannounced = 0 WHERE tenant = ? AND id = ?"
 )
 
 // Claim inserts each document whose key is absent, in one group.
@@ -197,24 +202,35 @@ func (t *Transactions) Announced(ctx context.Context, keys []store.Key) error {
 	return nil
 }
 
-// Undecided returns those of keys that hold no decision.
+// Undecided returns those of keys that hold no decision, by one query for all of them.
 func (t *Transactions) Undecided(ctx context.Context, keys []store.Key) ([]store.Key, error) {
-	decided := make(map[store.Key]bool, len(keys))
-	for _, k := range keys {
-		var one int
-		err := t.read.QueryRowContext(ctx, "SELECT 1 FROM transactions WHERE tenant = ? AND id = ? AND decided_at IS NOT NULL", k.Tenant, k.ID).Scan(&one)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	asked, err := json.Marshal(keys)
+	if err != nil {
+		return nil, fmt.Errorf("undecided: %w", err)
+	}
+	rows, err := t.read.QueryContext(ctx, selectDecided, string(asked))
+	if err != nil {
+		return nil, fmt.Errorf("undecided: %w", err)
+	}
+	defer rows.Close()
+	decided := make([]bool, len(keys))
+	for rows.Next() {
+		var at int
+		if err := rows.Scan(&at); err != nil {
 			return nil, fmt.Errorf("undecided: %w", err)
 		}
-		decided[k] = err == nil
+		decided[at] = true
 	}
 	var out []store.Key
-	for _, k := range keys {
-		if !decided[k] {
+	for i, k := range keys {
+		if !decided[i] {
 			out = append(out, k)
 		}
 	}
-	return out, nil
+	return out, rows.Err()
 }
 
 // Ping writes nothing but takes the writer's place for a moment, so that it fails where a claim would.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -99,6 +100,23 @@ func Deliveries(t *testing.T, open func(t *testing.T) store.Deliveries) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	})
+	t.Run("endpoints with something due are named once each, whatever else there is", func(t *testing.T) {
+		s := fill(t, row("a", 1), row("a", 2), row("b", 1), row("later", 99), row("leased", 1), row("done", 1), row("z", 1))
+		leased, done := row("leased", 1), row("done", 1)
+		leased.LeasedUntil, done.Status = noon.Add(time.Hour), store.Delivered
+		if err := s.Update(ctx, []store.Delivery{leased, done}); err != nil {
+			t.Fatal(err)
+		}
+		due, err := s.DueEndpoints(ctx, noon.Add(10*time.Second))
+		slices.Sort(due)
+		if diff := cmp.Diff([]string{"a", "b", "z"}, due); diff != "" || err != nil {
+			t.Error(diff, err)
+		}
+		if due, err = open(t).DueEndpoints(ctx, noon); err != nil || len(due) != 0 {
+			t.Errorf("%v, %v", due, err)
+		}
+	})
+	deliveryRaces(t, fill)
 	t.Run("pages come newest first and end", func(t *testing.T) {
 		var rows []store.Delivery
 		for i := range 7 {
@@ -127,6 +145,144 @@ func Deliveries(t *testing.T, open func(t *testing.T) store.Deliveries) {
 			t.Error(err)
 		}
 		if got, _, err := s.List(ctx, store.DeliveryQuery{Tenant: "t", TransactionID: "tx1", Status: store.Pending, Limit: 9}); err != nil || len(got) != 2 {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+}
+
+// deliveryRaces checks what two processes can do to the same rows at once.
+func deliveryRaces(t *testing.T, fill func(t *testing.T, rows ...store.Delivery) store.Deliveries) {
+	ctx := context.Background()
+	t.Run("of fifty inserts of one webhook at once, one adds it", func(t *testing.T) {
+		s := fill(t)
+		if n := race(50, func(i int) bool {
+			r := row("e", 1)
+			r.ID = fmt.Sprint("dlv_", i)
+			added, err := s.Insert(ctx, []store.Delivery{r})
+			return err == nil && added[0]
+		}); n != 1 {
+			t.Errorf("%d added it", n)
+		}
+	})
+	t.Run("a cancelled row is leased no more, a leased one can be cancelled", func(t *testing.T) {
+		var rows []store.Delivery
+		for i := range 40 {
+			rows = append(rows, row("e", i))
+		}
+		s := fill(t, rows...)
+		leased := make(chan store.Delivery, 40)
+		cancelled := make(chan int, 1)
+		race(20, func(i int) bool {
+			if i == 10 {
+				n, err := s.Cancel(ctx, "t", "e", store.Cancelled)
+				cancelled <- n
+				return err == nil
+			}
+			got, err := s.Lease(ctx, "e", noon.Add(time.Hour), noon.Add(2*time.Hour), 2)
+			for _, r := range got {
+				leased <- r
+			}
+			return err == nil
+		})
+		close(leased)
+		seen := map[string]bool{}
+		for r := range leased {
+			if seen[r.ID] || r.Status != store.Pending {
+				t.Errorf("%s %s leased, before: %v", r.ID, r.Status, seen[r.ID])
+			}
+			seen[r.ID] = true
+		}
+		if n := <-cancelled; n != 40 {
+			t.Errorf("%d cancelled", n)
+		}
+		all, _, err := s.List(ctx, store.DeliveryQuery{Tenant: "t", Status: store.Cancelled, Limit: 100})
+		if err != nil || len(all) != 40 {
+			t.Errorf("%d rows are cancelled, %v", len(all), err)
+		}
+	})
+	t.Run("an update touches the rows it names, and a lease given back is free at once", func(t *testing.T) {
+		s := fill(t, row("e", 1), row("e", 2))
+		now := noon.Add(time.Hour)
+		got, err := s.Lease(ctx, "e", now, now.Add(time.Hour), 1)
+		if err != nil || len(got) != 1 {
+			t.Fatal(got, err)
+		}
+		got[0].LeasedUntil = time.UnixMilli(0)
+		nobody := row("e", 3)
+		if err := s.Update(ctx, []store.Delivery{got[0], nobody}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err = s.Lease(ctx, "e", now, now.Add(time.Hour), 10); err != nil || len(got) != 2 {
+			t.Errorf("%d free, %v", len(got), err)
+		}
+		if _, err := s.Get(ctx, "t", nobody.ID); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("an update made a row: %v", err)
+		}
+	})
+	t.Run("what a caller does to a row it got stays its own", func(t *testing.T) {
+		s := fill(t, row("e", 1))
+		r := row("e", 1)
+		r.Attempts = append(make([]store.Attempt, 0, 8), store.Attempt{Number: 1, StartedAt: txn.At(noon)})
+		if err := s.Update(ctx, []store.Delivery{r}); err != nil {
+			t.Fatal(err)
+		}
+		race(8, func(int) bool {
+			got, err := s.Get(ctx, "t", r.ID)
+			if err != nil || len(got.Attempts) != 1 {
+				return false
+			}
+			got.Attempts[0].Number = 7
+			got.Attempts = append(got.Attempts, store.Attempt{Number: 2})
+			return true
+		})
+		if got, err := s.Get(ctx, "t", r.ID); err != nil || len(got.Attempts) != 1 || got.Attempts[0].Number != 1 {
+			t.Errorf("%+v, %v", got.Attempts, err)
+		}
+	})
+	t.Run("pages stay as they are while rows are added", func(t *testing.T) {
+		var rows []store.Delivery
+		for i := range 6 {
+			rows = append(rows, row("e", i))
+		}
+		s := fill(t, rows...)
+		q := store.DeliveryQuery{Tenant: "t", Limit: 2}
+		var seen []string
+		for n := 6; ; n++ {
+			got, next, err := s.List(ctx, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range got {
+				seen = append(seen, r.ID)
+			}
+			if q.Cursor = next; next == "" || n > 20 {
+				break
+			}
+			if _, err := s.Insert(ctx, []store.Delivery{row("e", n)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := []string{"dlv_e_5", "dlv_e_4", "dlv_e_3", "dlv_e_2", "dlv_e_1", "dlv_e_0"}
+		if diff := cmp.Diff(want, seen); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("row times are kept to the millisecond, in UTC", func(t *testing.T) {
+		odd := noon.Add(1999999 * time.Nanosecond).In(time.FixedZone("", 9*3600))
+		r := row("e", 1)
+		r.NextAttemptAt, r.LeasedUntil, r.CreatedAt = odd, odd, odd
+		s := fill(t, r)
+		want := noon.Add(time.Millisecond)
+		got, err := s.Get(ctx, "t", r.ID)
+		if diff := cmp.Diff([]time.Time{want, want, want}, []time.Time{got.NextAttemptAt, got.LeasedUntil, got.CreatedAt}); diff != "" || err != nil {
+			t.Error(diff, err)
+		}
+		for now, n := range map[time.Time]int{noon.In(odd.Location()): 0, want.In(odd.Location()): 1} {
+			if due, err := s.DueEndpoints(ctx, now); err != nil || len(due) != n {
+				t.Errorf("due at %v: %v, %v", now, due, err)
+			}
+		}
+		if got, err := s.Lease(ctx, "e", want, odd, 1); err != nil || len(got) != 1 || !got[0].LeasedUntil.Equal(want) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,6 +184,154 @@ func Transactions(t *testing.T, open func(t *testing.T) store.Transactions) {
 			return err == nil && got[0].Status == store.DecidedNow
 		}); n != 1 {
 			t.Errorf("%d decided", n)
+		}
+	})
+	t.Run("times are kept to the millisecond, in UTC", func(t *testing.T) {
+		s := open(t)
+		odd := noon.Add(1999999 * time.Nanosecond).In(time.FixedZone("", -3*3600)) // 1.999999 ms past, 9 o'clock there
+		want := noon.Add(time.Millisecond)
+		c := claim("a")
+		c.ClaimedAt, c.AcceptedAt, c.Deadline = odd, odd, odd
+		_, err := s.Claim(ctx, []store.Claim{c})
+		must(t, err)
+		e, err := s.Get(ctx, key("a"))
+		must(t, err)
+		if diff := cmp.Diff([]time.Time{want, want, want}, []time.Time{e.ClaimedAt, e.AcceptedAt, e.Deadline}); diff != "" {
+			t.Error(diff)
+		}
+		e, err = s.Raise(ctx, store.Raise{Key: key("a"), FromRun: 1, AcceptedAt: odd, Deadline: odd})
+		must(t, err)
+		if diff := cmp.Diff([]time.Time{want, want}, []time.Time{e.AcceptedAt, e.Deadline}); diff != "" {
+			t.Error(diff)
+		}
+		for _, id := range []string{"a", "whole"} {
+			d := decide(id, "x")
+			d.Claim.ClaimedAt, d.DecidedAt = odd, odd
+			_, err = s.Decide(ctx, []store.Decide{d})
+			must(t, err)
+			e, err = s.Get(ctx, key(id))
+			must(t, err)
+			if diff := cmp.Diff([]time.Time{want, want}, []time.Time{e.ClaimedAt, e.DecidedAt}); diff != "" {
+				t.Errorf("%s: %s", id, diff)
+			}
+		}
+		// A deadline in another zone is the same instant to a sweep: not before it, and after it.
+		_, err = s.Claim(ctx, []store.Claim{func() store.Claim { c.ID = "late"; return c }()})
+		must(t, err)
+		for then, n := range map[time.Time]int{want: 0, want.Add(time.Millisecond).In(odd.Location()): 1} {
+			if late, err := s.Overdue(ctx, then, 9); err != nil || len(late) != n {
+				t.Errorf("overdue at %v: %d, %v", then, len(late), err)
+			}
+		}
+	})
+	t.Run("a decision takes over nothing of a claim but what it decides", func(t *testing.T) {
+		s := open(t)
+		c := claim("a")
+		_, err := s.Claim(ctx, []store.Claim{c})
+		must(t, err)
+		_, err = s.Raise(ctx, store.Raise{Key: c.Key, FromRun: 1, AcceptedAt: noon.Add(time.Minute), Deadline: noon.Add(time.Hour)})
+		must(t, err)
+		_, err = s.Decide(ctx, []store.Decide{decide("a", "of the first run")})
+		must(t, err)
+		e, err := s.Get(ctx, c.Key)
+		must(t, err)
+		want := store.Entry{Claim: claim("a"), Event: []byte("of the first run"), DecidedAt: noon.Add(time.Second)}
+		want.Run, want.AcceptedAt, want.Deadline, want.Body = 2, noon.Add(time.Minute), noon.Add(time.Hour), nil
+		if diff := cmp.Diff(want, e); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("of a decision and a raise at once, both or the decision alone hold", func(t *testing.T) {
+		s := open(t)
+		for n := range 30 {
+			id := fmt.Sprint("raced", n)
+			_, err := s.Claim(ctx, []store.Claim{claim(id)})
+			must(t, err)
+			var raised, done atomic.Bool
+			if won := race(4, func(i int) bool {
+				if i%2 == 0 {
+					_, err := s.Raise(ctx, store.Raise{Key: key(id), FromRun: 1, AcceptedAt: noon, Deadline: noon})
+					if err == nil && raised.Swap(true) {
+						t.Error("raised twice from one run")
+					}
+					return err == nil || errors.Is(err, store.ErrChanged)
+				}
+				got, err := s.Decide(ctx, []store.Decide{decide(id, fmt.Sprint(i))})
+				if err == nil && got[0].Status == store.DecidedNow && done.Swap(true) {
+					t.Error("decided twice")
+				}
+				return err == nil
+			}); won != 4 {
+				t.Fatalf("%d of 4 calls answered", won)
+			}
+			e, err := s.Get(ctx, key(id))
+			must(t, err)
+			if want := 1 + map[bool]int{true: 1}[raised.Load()]; !e.Decided() || e.Run != want {
+				t.Errorf("run %d, want %d: %+v", e.Run, want, e)
+			}
+		}
+	})
+	t.Run("a group is there whole or not at all, whenever its context ends", func(t *testing.T) {
+		s := open(t)
+		const size = 40
+		for n := range 30 {
+			group, decides, keys := make([]store.Claim, size), make([]store.Decide, size), make([]store.Key, size)
+			for i := range group {
+				id := fmt.Sprint("g", n, "-", i)
+				group[i], decides[i], keys[i] = claim(id), decide(id, "x"), key(id)
+			}
+			brief, cancel := context.WithTimeout(ctx, time.Duration(n*60)*time.Microsecond)
+			_, claimErr := s.Claim(brief, group)
+			_, decideErr := s.Decide(brief, decides)
+			cancel()
+			claimed, decided := 0, 0
+			for _, k := range keys {
+				e, err := s.Get(ctx, k)
+				if err != nil && !errors.Is(err, store.ErrNotFound) {
+					t.Fatal(err)
+				}
+				if err == nil {
+					claimed++
+				}
+				if e.Decided() {
+					decided++
+				}
+			}
+			if claimed != 0 && claimed != size || claimErr == nil && claimed != size {
+				t.Fatalf("%d of %d claimed, %v", claimed, size, claimErr)
+			}
+			if decided != 0 && decided != size || decideErr == nil && decided != size {
+				t.Fatalf("%d of %d decided, %v", decided, size, decideErr)
+			}
+		}
+	})
+	t.Run("undecided are told from decided in a large question", func(t *testing.T) {
+		s := open(t)
+		var keys, want []store.Key
+		var decides []store.Decide
+		for i := range 3000 {
+			k := key(fmt.Sprintf("A-z0.9_:%d", i))
+			keys = append(keys, k)
+			if i%3 == 0 {
+				decides = append(decides, decide(k.ID, "x"))
+				continue
+			}
+			want = append(want, k)
+		}
+		_, err := s.Decide(ctx, decides)
+		must(t, err)
+		got, err := s.Undecided(ctx, keys)
+		must(t, err)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+		got, err = s.Undecided(ctx, []store.Key{keys[1], keys[0], keys[1]})
+		must(t, err)
+		if diff := cmp.Diff([]store.Key{keys[1], keys[1]}, got); diff != "" {
+			t.Error(diff)
+		}
+		if got, err = s.Undecided(ctx, nil); err != nil || len(got) != 0 {
+			t.Errorf("%v, %v", got, err)
 		}
 	})
 	t.Run("a call whose context has ended says so", func(t *testing.T) {

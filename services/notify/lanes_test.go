@@ -1,0 +1,176 @@
+package notify_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"crivo/services/store"
+)
+
+func TestW17AnEndpointThatHangsStopsNoOther(t *testing.T) {
+	w := newWorld(t)
+	release := make(chan bool)
+	hanging := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) {
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+	})
+	healthy := newReceiver(t, nil)
+	w.endpoint("hanging", hanging.URL)
+	w.endpoint("healthy", healthy.URL)
+	w.run()
+	w.decide(ids("x", 200)...)
+	w.until("the hanging one has all it takes at once", func() bool { return len(hanging.all()) == 32 })
+	w.decide(ids("y", 200)...)
+	w.ended("healthy", 400, store.Delivered)
+	if n := len(hanging.all()); n != 32 {
+		t.Errorf("%d requests at once to one endpoint", n)
+	}
+	close(release)
+	w.ended("hanging", 400, store.Delivered)
+}
+
+func TestAPausedEndpointWaitsAndThenDelivers(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	e := w.endpoint("e", r.URL, func(e *store.Endpoint) { e.Status = "paused" })
+	w.run()
+	w.decide(ids("x", 20)...)
+	w.ended("e", 20, store.Pending)
+	polls := w.deliveries.polls.Load()
+	w.until("a poll", func() bool { return w.deliveries.polls.Load() > polls+1 })
+	if n := len(r.all()); n != 0 {
+		t.Fatalf("%d requests", n)
+	}
+	e.Status = "active"
+	w.put(e)
+	w.ended("e", 20, store.Delivered)
+}
+
+func TestADrainFinishesAttemptsAndHandsTheRestBack(t *testing.T) {
+	w := newWorld(t)
+	w.config.Timeout = 500 * time.Millisecond
+	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) { <-req.Context().Done() })
+	w.endpoint("e", r.URL)
+	stop := w.run()
+	w.decide(ids("x", 100)...)
+	w.until("attempts under way", func() bool { return len(r.all()) == 32 && len(w.rows("e")) == 100 })
+	stop()
+	tried, free := 0, 0
+	for _, row := range w.rows("e") {
+		if row.Status != store.Pending {
+			t.Errorf("%+v", row)
+		}
+		tried += len(row.Attempts)
+		if !row.LeasedUntil.After(time.Now()) {
+			free++
+		}
+	}
+	if seen := len(r.all()); tried != seen || free != 100 {
+		t.Errorf("%d attempts recorded of %d made, %d rows free for others", tried, seen, free)
+	}
+	if n, err := w.deliveries.Lease(t.Context(), "e", time.Now().Add(time.Second), time.Now().Add(time.Minute), 1000); err != nil || len(n) != 100 {
+		t.Errorf("%d can be leased, %v", len(n), err)
+	}
+}
+
+// W20: a row that waited longer than its lease is another's by now, whatever this process still remembers of it: at its turn
+// in the lane it is dropped, at a drain it is not handed back.
+func TestW20ARowWhoseLeaseRanOutInItsLaneIsNotTouched(t *testing.T) {
+	for name, drained := range map[string]bool{"at its turn": false, "at a drain": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			release := make(chan bool)
+			r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) {
+				select {
+				case <-release:
+				case <-req.Context().Done():
+				}
+			})
+			w.endpoint("e", r.URL)
+			idle := w.config.Conn.NumSubscriptions()
+			stop := w.run()
+			w.decide(ids("x", 40)...)
+			w.until("a full lane", func() bool { return len(r.all()) == 32 && len(w.rows("e")) == 40 })
+			w.deliveries.away.Store(true) // this process finds nothing due meanwhile
+			w.ahead.Store(int64(time.Hour))
+			others, err := w.deliveries.Lease(t.Context(), "e", time.Now().Add(time.Hour), time.Now().Add(2*time.Hour), 1000)
+			if err != nil || len(others) != 40 {
+				t.Fatal(len(others), err)
+			}
+			for i := range others {
+				others[i].Status = store.Delivered
+			}
+			w.must(w.deliveries.Update(t.Context(), others))
+			want := 32
+			if !drained {
+				w.deliveries.away.Store(false)
+				w.decide("last") // in the lane behind all others
+				w.until("its row", func() bool { return len(w.rows("e")) == 41 })
+				want = 33
+			} else {
+				go stop()
+				w.until("nothing is taken in any more", func() bool { return w.config.Conn.NumSubscriptions() <= idle })
+			}
+			close(release)
+			if !drained {
+				w.ended("e", 41, store.Delivered)
+			}
+			stop()
+			if n := len(r.all()); n != want {
+				t.Errorf("%d requests, want %d: the rest were another's to make", n, want)
+			}
+			for _, row := range w.rows("e") {
+				if row.Status != store.Delivered {
+					t.Fatalf("what another delivered is %s again", row.Status)
+				}
+			}
+		})
+	}
+}
+
+func TestAStoreThatIsAwayLosesNothing(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	w.endpoint("e", r.URL)
+	w.run()
+	w.decide("before")
+	w.ended("e", 1, store.Delivered)
+	w.deliveries.away.Store(true)
+	w.decide(ids("x", 20)...)
+	w.until("not ready", func() bool {
+		reasons := w.config.Health.Reasons()
+		return reasons["notify"] != "" && reasons["deliveries"] != ""
+	})
+	w.deliveries.away.Store(false)
+	w.ended("e", 21, store.Delivered)
+	w.until("ready", func() bool { return len(w.config.Health.Reasons()) == 0 })
+	if n := len(r.all()); n != 21 {
+		t.Errorf("%d requests", n)
+	}
+	letters, err := w.js.Stream(t.Context(), "DEADLETTERS")
+	if err != nil || letters.CachedInfo().State.Msgs != 0 {
+		t.Errorf("something innocent was buried: %v, %v", letters.CachedInfo().State, err)
+	}
+}
+
+func TestW21ARestartedBrokerStopsNothing(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	w.endpoint("e", r.URL)
+	w.run()
+	w.decide("before")
+	w.ended("e", 1, store.Delivered)
+	w.server.Close()
+	w.until("not ready", func() bool { return strings.Contains(fmt.Sprint(w.config.Health.Reasons()), "broker") })
+	w.insert("e", time.UnixMilli(0)) // due while the broker is away
+	w.ended("e", 2, store.Delivered)
+	w.restartBroker()
+	w.until("connected", w.config.Conn.IsConnected)
+	w.decide("after")
+	w.ended("e", 3, store.Delivered)
+}
