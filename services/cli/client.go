@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +22,23 @@ import (
 type server struct {
 	URL  string `help:"Where the API is." default:"http://127.0.0.1:8080"`
 	JSON bool   `help:"Print the answer as JSON." name:"json"`
+}
+
+// Check finds a wrong address.
+func (s *server) Check() config.Faults {
+	var f config.Faults
+	checkURL(&f, s.URL)
+	return f
+}
+
+// checkURL finds an address that no request can be sent to.
+func checkURL(f *config.Faults, address string) { checkAddress(f, "url", address) }
+
+func checkAddress(f *config.Faults, name, address string) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		f.Add(name, "%q is no address such as http://127.0.0.1:8080", address)
+	}
 }
 
 // apiKey is what CRIVO_API_KEY says, else the file that CRIVO_API_KEY_FILE names, else the key in ./crivo-data.
@@ -57,8 +75,8 @@ func (s server) ask(ctx context.Context, method, path string, in, out any) error
 }
 
 // call sends one request. An answer other than 2xx becomes an error that says what the problem document says.
-func call(ctx context.Context, client *http.Client, method, url, key string, body []byte, out any) error {
-	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+func call(ctx context.Context, client *http.Client, method, address, key string, body []byte, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
 		return usage(err)
 	}

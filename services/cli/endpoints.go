@@ -143,11 +143,7 @@ func (s server) remove(ctx context.Context, path, id string) error {
 		return err
 	}
 	if s.JSON {
-		line, err := json.Marshal(map[string]string{"deleted": id})
-		if err == nil {
-			fmt.Printf("%s\n", line)
-		}
-		return err
+		return printJSON(map[string]string{"deleted": id})
 	}
 	fmt.Println("deleted", id)
 	return nil

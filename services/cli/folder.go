@@ -57,6 +57,9 @@ func (f *folder) close() { _ = f.lock.Unlock() }
 // keyFile is where the first API key is kept when nobody gave one.
 const keyFile = "api-key"
 
+// credsFile is where the broker's operator credential is kept.
+const credsFile = "nats.creds"
+
 // apiKey returns the key that was given, or the folder's own, which is made at first start. The path is empty for a given one.
 func (f *folder) apiKey(given string) (key, path string, err error) {
 	if given != "" {

@@ -10,11 +10,13 @@ import (
 	"time"
 )
 
-// place remembers up to which row a file is settled, in FILE.crivo-resume. Rows settle out of order; only an unbroken
-// run from the start counts, so a resumed run may repeat some rows and skips none.
+// place remembers up to which row a file is settled at a server, in FILE.crivo-resume. Rows settle out of order; only an
+// unbroken run from the start counts, so a resumed run may repeat some rows and skips none.
 type place struct {
-	path string // empty: nothing is kept (stdin)
-	from int    // rows up to this one were settled by an earlier run
+	path  string // empty: nothing is kept (stdin)
+	url   string // of the server; another one has seen none of the rows
+	from  int    // rows up to this one were settled by an earlier run
+	stale bool   // what was kept is of another server
 
 	mu      sync.Mutex
 	upTo    int
@@ -22,8 +24,8 @@ type place struct {
 	written time.Time
 }
 
-func openPlace(file string) (*place, error) {
-	p := &place{ahead: map[int]bool{}}
+func openPlace(file, url string) (*place, error) {
+	p := &place{url: url, ahead: map[int]bool{}}
 	if file == "-" {
 		return p, nil
 	}
@@ -35,11 +37,16 @@ func openPlace(file string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.from, err = strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || p.from < 0 {
-		return nil, fmt.Errorf("%s: not a row number; delete it to start over", p.path)
+	row, of, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+	n, err := strconv.Atoi(row)
+	if err != nil || n < 0 || of == "" {
+		return nil, fmt.Errorf("%s: not a row number and a server; delete it to start over", p.path)
 	}
-	p.upTo = p.from
+	if of != url {
+		p.stale = true
+		return p, nil
+	}
+	p.from, p.upTo = n, n
 	return p, nil
 }
 
@@ -59,11 +66,11 @@ func (p *place) done(row int) {
 }
 
 func (p *place) write() error {
-	if p.path == "" {
+	if p.path == "" || p.upTo == 0 {
 		return nil
 	}
 	next := p.path + ".new"
-	if err := os.WriteFile(next, []byte(strconv.Itoa(p.upTo)+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(next, fmt.Appendf(nil, "%d %s\n", p.upTo, p.url), 0o644); err != nil {
 		return err
 	}
 	return os.Rename(next, p.path)
@@ -81,4 +88,25 @@ func (p *place) close(complete bool) error {
 		return err
 	}
 	return p.write()
+}
+
+// said is what a person should know of a run that begins at this place; "" at the start of the file.
+func (p *place) said() string {
+	switch {
+	case p.stale:
+		return p.path + " is of another server: starting with row 1"
+	case p.from > 0:
+		return fmt.Sprintf("going on after row %d (%s)", p.from, p.path)
+	}
+	return ""
+}
+
+// kept is what a person should know of a run that did not come to the end.
+func (p *place) kept() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.path == "" || p.upTo == 0 {
+		return ""
+	}
+	return fmt.Sprintf("settled up to row %d; the same command goes on there (%s)", p.upTo, p.path)
 }

@@ -21,6 +21,7 @@ type root struct {
 	Bench     BenchCmd     `cmd:"" help:"Measure a system under open-loop load."`
 	Endpoints EndpointsCmd `cmd:"" help:"Webhook endpoints: create, list, delete."`
 	Keys      KeysCmd      `cmd:"" help:"API keys: create, list, delete."`
+	Streams   StreamsCmd   `cmd:"" help:"Streams and consumers of a broker: apply, show, diff."`
 	Settings  ConfigCmd    `cmd:"" name:"config" help:"Print the effective configuration of up, secrets masked."`
 	Version   VersionCmd   `cmd:"" help:"Print the version."`
 }

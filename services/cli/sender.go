@@ -20,15 +20,19 @@ import (
 
 // sender posts transactions and reads decisions back, over connections that it keeps.
 type sender struct {
-	url  string
-	key  string
-	http *http.Client
+	url     string
+	key     string
+	http    *http.Client
+	trouble func(error) // told of every submission that got no answer; nil is allowed
 }
 
 func newSender(base, key string, connections int) *sender {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = connections, connections
-	return &sender{url: strings.TrimRight(base, "/"), key: key, http: &http.Client{Transport: transport, Timeout: 30 * time.Second}}
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost, transport.MaxConnsPerHost = connections, connections, connections
+	// A redirected POST would arrive as a GET: the address is wrong, and that is an answer.
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	client := &http.Client{Transport: transport, Timeout: 30 * time.Second, CheckRedirect: stay}
+	return &sender{url: strings.TrimRight(base, "/"), key: key, http: client}
 }
 
 // answer is what the edge said to one request.
@@ -115,7 +119,16 @@ func readAnswer(res *http.Response, data []byte) (answer, error) {
 
 // final tells whether asking again would give the same.
 func (a answer) final() bool {
-	return a.status < 300 || a.status >= 400 && a.status < 500 && a.status != http.StatusTooManyRequests && a.status != http.StatusRequestTimeout
+	return a.status < 500 && a.status != http.StatusTooManyRequests && a.status != http.StatusRequestTimeout
+}
+
+// elsewhere tells whether the answer is about the key or the address, so that no other transaction would fare better.
+func (a answer) elsewhere() bool {
+	switch a.status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
+		return true
+	}
+	return a.status >= 300 && a.status < 400
 }
 
 var errGaveUp = errors.New("no acceptance in time")
@@ -130,6 +143,9 @@ func (s *sender) persistently(ctx context.Context, body []byte, wait int, patien
 		}
 		if ctx.Err() != nil {
 			return a, ctx.Err()
+		}
+		if err != nil && s.trouble != nil {
+			s.trouble(err)
 		}
 		rest := max(a.after, pause/2+rand.N(pause))
 		if time.Now().Add(rest).After(give) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"crivo/pkg/app"
+	"crivo/pkg/txn"
 	"crivo/services/edge"
 	"crivo/services/enrich"
 	"crivo/services/keeper"
@@ -28,8 +29,7 @@ type service struct {
 	done chan struct{}
 }
 
-// parts are the services in the order in which they are stopped: the door first, then the flow from its source
-// on.
+// parts are the services in the order in which they are stopped: the door first, then the flow from its source on.
 func (u *upped) parts() []*service {
 	return []*service{
 		{name: "edge", run: u.edge},
@@ -37,7 +37,7 @@ func (u *upped) parts() []*service {
 			return keeper.Run(ctx, keeper.Config{Shell: s, Transactions: u.stores.transactions, Layout: u.layout(), Tenants: u.stores.registry.Tenants})
 		}},
 		{name: "enrich", run: func(ctx context.Context, s app.Shell) error {
-			return enrich.Run(ctx, enrich.Config{Shell: s, Features: u.stores.features, RuleSet: u.rules.Current().Ref})
+			return enrich.Run(ctx, enrich.Config{Shell: s, Features: u.stores.features, RuleSet: func() txn.RuleSet { return u.rules.Current().Ref() }})
 		}},
 		{name: "validate", run: func(ctx context.Context, s app.Shell) error {
 			return validate.Run(ctx, validate.Config{Shell: s, Blocklist: u.Blocklist, Keys: u.keys})

@@ -59,9 +59,7 @@ func (s *system) Check() config.Faults {
 	if !slices.Contains(app.Levels[:], s.LogLevel) {
 		f.Add("log-level", "%q: one of %s", s.LogLevel, strings.Join(app.Levels[:], ", "))
 	}
-	if s.StreamBytes < 1<<20 {
-		f.Add("stream-bytes", "%s: at least 1MiB", s.StreamBytes)
-	}
+	checkStreamBytes(&f, s.StreamBytes)
 	if s.MaxInFlight < 1 {
 		f.Add("max-in-flight", "%d: at least 1", s.MaxInFlight)
 	}
@@ -82,6 +80,15 @@ func (s *system) Check() config.Faults {
 	}
 	s.checkFiles(&f)
 	return f
+}
+
+// The other streams get a multiple of it (streams.Layout): what fits a machine fits far below this.
+const maxStreamBytes = 1 << 50
+
+func checkStreamBytes(f *config.Faults, n config.Size) {
+	if n < 1<<20 || n > maxStreamBytes {
+		f.Add("stream-bytes", "%s: 1MiB to 1024TiB", n)
+	}
 }
 
 func (s *system) checkFiles(f *config.Faults) {

@@ -20,6 +20,7 @@ type sink struct {
 	server   *http.Server
 	target   *target
 	endpoint string
+	served   chan struct{}
 }
 
 func openSink(ctx context.Context, address string, t *target, into *trips) (*sink, error) {
@@ -34,15 +35,21 @@ func openSink(ctx context.Context, address string, t *target, into *trips) (*sin
 	body := fmt.Appendf(nil, `{"url":"http://%s/","payload":"full","events":["transaction.decided"],"description":"crivo bench"}`, listener.Addr())
 	if err := t.send.call(ctx, http.MethodPost, "/v1/webhook-endpoints", body, &made); err != nil {
 		_ = listener.Close()
+		return nil, fmt.Errorf("webhook endpoint %s: %w (a server that runs already must allow it: --webhook-allow)", listener.Addr(), err)
+	}
+	s := &sink{target: t, endpoint: made.ID, server: &http.Server{ReadHeaderTimeout: 5 * time.Second}, served: make(chan struct{})}
+	secret, err := webhook.ParseSecret(made.Secret)
+	if err == nil {
+		s.server.Handler = receive(secret, into)
+	}
+	go func() {
+		defer close(s.served)
+		_ = s.server.Serve(listener)
+	}()
+	if err != nil {
+		s.close()
 		return nil, fmt.Errorf("webhook endpoint: %w", err)
 	}
-	s := &sink{target: t, endpoint: made.ID}
-	secret, err := webhook.ParseSecret(made.Secret)
-	if err != nil {
-		return nil, err
-	}
-	s.server = &http.Server{Handler: receive(secret, into), ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = s.server.Serve(listener) }()
 	return s, nil
 }
 
@@ -73,4 +80,5 @@ func (s *sink) close() {
 	defer cancel()
 	_ = s.target.send.call(ctx, http.MethodDelete, "/v1/webhook-endpoints/"+s.endpoint, nil, nil)
 	_ = s.server.Close()
+	<-s.served
 }

@@ -10,25 +10,26 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+	"golang.org/x/time/rate"
 
 	"crivo/pkg/txn"
+	"crivo/services/config"
 	"crivo/services/feed"
 )
 
 // SubmitCmd sends the transactions of files to an edge.
 type SubmitCmd struct {
 	Files      []string          `arg:"" name:"file" help:"NDJSON or CSV, plain or gzipped; - is stdin."`
-	URL        string            `help:"Where the edge is." default:"http://127.0.0.1:8080" env:"CRIVO_URL"`
+	URL        string            `help:"Where the edge is." default:"http://127.0.0.1:8080"`
 	Map        map[string]string `help:"Take a field from a column: --map payer.customer_id=customer (repeatable)." mapsep:"none" placeholder:"FIELD=COLUMN"`
 	Set        map[string]string `help:"Give a field a constant: --set type=card (repeatable)." mapsep:"none" placeholder:"FIELD=VALUE"`
 	AmountUnit string            `help:"Unit of amounts in the file: minor or major." enum:"minor,major" default:"minor"`
 	Rate       float64           `help:"Transactions a second at most; 0 is as fast as accepted." default:"0"`
 	Workers    int               `help:"Requests under way at once." default:"64"`
 	Limit      int               `help:"Stop after this many rows of each file; 0 is all." default:"0"`
-	Ordered    bool              `help:"One lane, in file order."`
+	Ordered    bool              `help:"One lane, in file order; ends at the first row that is not accepted in time."`
 	Wait       bool              `help:"Wait until all are decided."`
 	Patience   time.Duration     `help:"How long to go on trying one transaction that is not accepted." default:"2m"`
 	JSON       bool              `help:"Print the summary as JSON." name:"json"`
@@ -42,9 +43,35 @@ func (SubmitCmd) Help() string {
     --map payer.customer_id=customer_id --map merchant.terminal_id=terminal_id --map amount=tx_amount \
     --amount-unit major --set type=card --set currency=BRL --wait
 
-The key comes from CRIVO_API_KEY, else from ./crivo-data/api-key. The place in a file is kept in FILE.crivo-resume
-until the file is done: the same command goes on where it was.`
+The key comes from CRIVO_API_KEY, else from ./crivo-data/api-key. A run that is cut short keeps its place in FILE.crivo-resume:
+the same command goes on there. A run that did all it was asked to, --limit included, keeps none: the next one begins with
+row 1, so --limit 200 after --limit 100 sends 200 rows. Rows that were accepted before are answered, never screened twice.
+
+Exit status: 0 all accepted (with --wait: and decided), 1 some not, 2 wrongly called.`
 }
+
+// Check finds what is wrong before anything is sent.
+func (c *SubmitCmd) Check() config.Faults {
+	var f config.Faults
+	checkURL(&f, c.URL)
+	if c.Workers < 1 || c.Workers > maxWorkers {
+		f.Add("workers", "%d: 1 to %d", c.Workers, maxWorkers)
+	}
+	if !(c.Rate >= 0 && c.Rate <= 1e6) {
+		f.Add("rate", "%g: 0 to 1000000", c.Rate)
+	}
+	if c.Limit < 0 {
+		f.Add("limit", "%d: 0 or more", c.Limit)
+	}
+	if c.Patience < 0 {
+		f.Add("patience", "%s: zero or more", c.Patience)
+	}
+	checkMapping(&f, c.mapping())
+	return f
+}
+
+// maxWorkers keeps the connections of one command below a usual limit of open files.
+const maxWorkers = 512
 
 // Summary is what a submit run came to.
 type Summary struct {
@@ -65,12 +92,15 @@ type Summary struct {
 const complaints = 10
 
 type submission struct {
-	cmd    *SubmitCmd
-	send   *sender
-	sum    Summary
-	said   atomic.Int64
-	bar    *progressbar.ProgressBar
-	ticker <-chan time.Time
+	cmd  *SubmitCmd
+	send *sender
+	pace *rate.Limiter // nil: as fast as accepted
+	stop context.CancelCauseFunc
+	sum  Summary
+	said atomic.Int64
+	bar  *progressbar.ProgressBar
+
+	undecided atomic.Int64 // accepted, but not decided as long as patience lasted
 }
 
 // Run sends every file. It exits 0 when all were accepted, 1 when some were not, 2 when the command was wrong.
@@ -79,15 +109,16 @@ func (c *SubmitCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return usage(err)
 	}
-	if err := c.check(); err != nil {
+	if err := c.readable(); err != nil {
 		return usage(err)
 	}
-	s := &submission{cmd: c, send: newSender(c.URL, key, c.Workers), bar: bar(c.JSON)}
-	if c.Rate > 0 {
-		t := time.NewTicker(time.Duration(float64(time.Second) / c.Rate))
-		defer t.Stop()
-		s.ticker = t.C
+	if c.Ordered {
+		c.Workers = 1
 	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	s := &submission{cmd: c, send: newSender(c.URL, key, c.Workers), pace: pace(c.Rate, time.Now()), stop: stop, bar: bar(c.JSON)}
+	s.send.trouble = s.waiting()
 	start := time.Now()
 	for _, path := range c.Files {
 		if err = s.file(ctx, path); err != nil {
@@ -96,45 +127,67 @@ func (c *SubmitCmd) Run(ctx context.Context) error {
 	}
 	_ = s.bar.Finish()
 	s.sum.Seconds = time.Since(start).Seconds()
-	if printErr := s.print(os.Stdout); err == nil {
+	if printErr := s.print(); err == nil {
 		err = printErr
 	}
-	if err == nil && s.sum.Refused+s.sum.Failed > 0 {
-		err = errSomeNot
+	if err == nil {
+		err = s.verdict()
 	}
 	return err
 }
 
-var errSomeNot = errors.New("not all were accepted")
-
-func (c *SubmitCmd) check() error {
+// readable opens every file once, so that a missing one, or one without a mapped column, is said before another is sent.
+func (c *SubmitCmd) readable() error {
 	var errs []error
-	if c.Workers < 1 {
-		errs = append(errs, errors.New("--workers: at least 1"))
-	}
-	if c.Rate < 0 || c.Rate > 1e6 {
-		errs = append(errs, errors.New("--rate: 0 to 1000000"))
-	}
-	if c.Limit < 0 {
-		errs = append(errs, errors.New("--limit: 0 or more"))
-	}
-	if c.Ordered {
-		c.Workers = 1
+	for _, path := range c.Files {
+		if path == "-" {
+			continue
+		}
+		in, err := feed.Open(path, c.mapping())
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		_ = in.Close()
 	}
 	return errors.Join(errs...)
+}
+
+var errSomeNot = errors.New("not all were accepted")
+
+// verdict is nil when all were accepted and, if that was asked, decided.
+func (s *submission) verdict() error {
+	if s.sum.Refused+s.sum.Failed > 0 {
+		return errSomeNot
+	}
+	if n := s.undecided.Load(); n > 0 {
+		return fmt.Errorf("%d accepted ones are not decided yet", n)
+	}
+	return nil
 }
 
 func (c *SubmitCmd) mapping() feed.Mapping {
 	return feed.Mapping{Columns: c.Map, Set: c.Set, Major: c.AmountUnit == "major"}
 }
 
-func bar(quiet bool) *progressbar.ProgressBar {
-	if quiet || !term.IsTerminal(int(os.Stderr.Fd())) {
-		return progressbar.DefaultSilent(-1)
+// pace allows perSecond transactions from now on. What a late wake-up missed is made up for within 50 ms, so that the rate is
+// exact where timers are not.
+func pace(perSecond float64, now time.Time) *rate.Limiter {
+	if perSecond <= 0 {
+		return nil
 	}
+	burst := max(1, int(perSecond/20))
+	l := rate.NewLimiter(rate.Limit(perSecond), burst)
+	l.AllowN(now, burst-1) // it begins with one, not with a burst
+	return l
+}
+
+// bar is seen on a terminal only. It is drawn as rows are done, by no goroutine of its own.
+func bar(quiet bool) *progressbar.ProgressBar {
 	return progressbar.NewOptions64(-1, progressbar.OptionSetWriter(os.Stderr), progressbar.OptionShowIts(),
 		progressbar.OptionShowCount(), progressbar.OptionSetItsString("tx"), progressbar.OptionThrottle(200*time.Millisecond),
-		progressbar.OptionClearOnFinish())
+		progressbar.OptionClearOnFinish(), progressbar.OptionSetSpinnerChangeInterval(0),
+		progressbar.OptionSetVisibility(!quiet && term.IsTerminal(int(os.Stderr.Fd()))))
 }
 
 // file sends one file from its resume place on and keeps that place up to date.
@@ -144,10 +197,11 @@ func (s *submission) file(ctx context.Context, path string) error {
 		return usage(err)
 	}
 	defer in.Close()
-	place, err := openPlace(path)
+	place, err := openPlace(path, s.send.url)
 	if err != nil {
 		return err
 	}
+	s.tell(place.said())
 	rows := make(chan feed.Row)
 	var lanes sync.WaitGroup
 	var unsettled atomic.Bool
@@ -156,8 +210,11 @@ func (s *submission) file(ctx context.Context, path string) error {
 			for row := range rows {
 				if s.one(ctx, row) {
 					place.done(row.Number)
-				} else {
-					unsettled.Store(true)
+					continue
+				}
+				unsettled.Store(true)
+				if s.cmd.Ordered {
+					s.stop(errSomeNot) // what follows must not overtake it
 				}
 			}
 		})
@@ -165,11 +222,23 @@ func (s *submission) file(ctx context.Context, path string) error {
 	complete, err := s.read(ctx, in, place, rows)
 	close(rows)
 	lanes.Wait()
-	return errors.Join(err, place.close(complete && !unsettled.Load()), ctx.Err())
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	complete = complete && !unsettled.Load()
+	err = errors.Join(err, place.close(complete), context.Cause(ctx))
+	if !complete {
+		s.tell(place.kept())
+	}
+	return err
 }
 
-// read hands rows out; it tells whether it came to the end of the file.
+// read hands rows out; it tells whether it came to the end of what was asked for.
 func (s *submission) read(ctx context.Context, in *feed.Reader, place *place, rows chan<- feed.Row) (bool, error) {
+	limit := s.cmd.Limit
+	if limit > 0 && limit < place.from {
+		return false, nil // an earlier run that asked for more is not through
+	}
 	for {
 		row, err := in.Next()
 		var bad *feed.RowError
@@ -181,27 +250,24 @@ func (s *submission) read(ctx context.Context, in *feed.Reader, place *place, ro
 		case err != nil:
 			return false, err
 		}
-		if s.cmd.Limit > 0 && row.Number > s.cmd.Limit {
+		if limit > 0 && row.Number > limit {
 			return true, nil
 		}
 		if row.Number <= place.from {
 			continue
 		}
-		atomic.AddInt64(&s.sum.Read, 1)
 		if bad != nil {
+			atomic.AddInt64(&s.sum.Read, 1)
 			s.refuse(bad.Number, bad.Err.Error())
 			place.done(bad.Number)
 			continue
 		}
-		if s.ticker != nil {
-			select {
-			case <-s.ticker:
-			case <-ctx.Done():
-				return false, nil
-			}
+		if s.pace != nil && s.pace.Wait(ctx) != nil {
+			return false, nil
 		}
 		select {
 		case rows <- row:
+			atomic.AddInt64(&s.sum.Read, 1)
 		case <-ctx.Done():
 			return false, nil
 		}
@@ -223,6 +289,10 @@ func (s *submission) one(ctx context.Context, row feed.Row) bool {
 			s.complain(row.Number, err.Error())
 		}
 		return false
+	case a.elsewhere():
+		atomic.AddInt64(&s.sum.Failed, 1)
+		s.stop(fmt.Errorf("%s: %s", s.send.url, a.problem))
+		return false
 	case a.status >= 300:
 		s.refuse(row.Number, a.problem.String())
 		return true
@@ -233,7 +303,10 @@ func (s *submission) one(ctx context.Context, row feed.Row) bool {
 	}
 	if s.cmd.Wait && a.decision == "" {
 		if a, err = s.await(ctx, row.ID); err != nil {
-			s.complain(row.Number, "accepted, but its decision is not known: "+err.Error())
+			s.undecided.Add(1)
+			if ctx.Err() == nil {
+				s.complain(row.Number, "accepted, but its decision is not known: "+err.Error())
+			}
 			return false
 		}
 	}
@@ -285,18 +358,28 @@ func (s *submission) complain(row int, why string) {
 	}
 }
 
-func (s *submission) print(out io.Writer) error {
-	if s.cmd.JSON {
-		line, err := json.Marshal(&s.sum)
-		if err == nil {
-			fmt.Fprintf(out, "%s\n", line)
-		}
-		return err
+// waiting says the first request that got no answer, so that nobody wonders what is going on meanwhile.
+func (s *submission) waiting() func(error) {
+	var once sync.Once
+	return func(err error) {
+		once.Do(func() { s.tell(fmt.Sprintf("%v; trying each transaction for %s", err, s.cmd.Patience)) })
 	}
-	fmt.Fprintf(out, "read %d, accepted %d (of these %d sent before), refused %d, failed %d in %.1f s\n",
+}
+
+func (s *submission) tell(line string) {
+	if line != "" {
+		fmt.Fprintln(os.Stderr, line)
+	}
+}
+
+func (s *submission) print() error {
+	if s.cmd.JSON {
+		return printJSON(&s.sum)
+	}
+	fmt.Printf("read %d, accepted %d (of these %d sent before), refused %d, failed %d in %.1f s\n",
 		s.sum.Read, s.sum.Accepted, s.sum.Replayed, s.sum.Refused, s.sum.Failed, s.sum.Seconds)
 	if d := s.sum.Decided; s.cmd.Wait {
-		fmt.Fprintf(out, "decided: approve %d, review %d, decline %d\n", d.Approve, d.Review, d.Decline)
+		fmt.Printf("decided: approve %d, review %d, decline %d\n", d.Approve, d.Review, d.Decline)
 	}
 	return nil
 }

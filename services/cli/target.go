@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"crivo/services/config"
 )
 
 // target is the system under load: one that runs already, or a child of the bench in a folder that goes with it.
@@ -34,7 +36,7 @@ func (c *BenchCmd) target(ctx context.Context) (*target, error) {
 		if err != nil {
 			return nil, usage(err)
 		}
-		return &target{send: newSender(c.URL, key, c.Connections), ops: c.Ops, stop: func() {}}, nil
+		return &target{send: newSender(c.URL, key, c.Connections), ops: c.Ops, durability: "unknown", stop: func() {}}, nil
 	}
 	return c.child(ctx)
 }
@@ -45,22 +47,31 @@ func (c *BenchCmd) child(ctx context.Context) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	t, err := c.childIn(ctx, dir)
+	if err != nil {
+		_ = os.RemoveAll(dir)
+	}
+	return t, err
+}
+
+func (c *BenchCmd) childIn(ctx context.Context, dir string) (*target, error) {
 	addresses, err := freeAddresses(2)
 	if err != nil {
 		return nil, err
 	}
-	key := "bench-" + rand.Text()
 	binary, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(binary, "up", "--data", filepath.Join(dir, "data"), "--http", addresses[0], "--ops", addresses[1],
-		"--nats", "none", "--webhook-allow", "127.0.0.0/8", "--durability", c.Durability)
-	cmd.Env = append(os.Environ(), "CRIVO_API_KEY="+key)
 	log, err := os.Create(filepath.Join(dir, "up.log"))
 	if err != nil {
 		return nil, err
 	}
+	defer log.Close()
+	key := "bench-" + rand.Text()
+	cmd := exec.Command(binary, "up", "--data", filepath.Join(dir, "data"), "--http", addresses[0], "--ops", addresses[1],
+		"--nats", "none", "--webhook-allow", "127.0.0.0/8", "--durability", c.Durability, "--tls-cert=", "--tls-key=")
+	cmd.Env = append(os.Environ(), config.Env(keyFile)+"="+key)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -68,7 +79,6 @@ func (c *BenchCmd) child(ctx context.Context) (*target, error) {
 	exited := make(chan struct{})
 	go func() {
 		_ = cmd.Wait()
-		_ = log.Close()
 		close(exited)
 	}()
 	t := &target{send: newSender("http://"+addresses[0], key, c.Connections), ops: "http://" + addresses[1], durability: c.Durability}
@@ -140,6 +150,9 @@ func (t *target) usage(ctx context.Context) (resources, error) {
 		return resources{}, fmt.Errorf("metrics: %w", err)
 	}
 	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return resources{}, fmt.Errorf("metrics of %s: %s", t.ops, res.Status)
+	}
 	var r resources
 	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
 		name, value, _ := strings.Cut(lines.Text(), " ")

@@ -2,61 +2,80 @@ package cli
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// trips follows every transaction of a bench run from when it was due to its webhook.
+// trips follows every transaction of a bench run from when it was due to its webhook. Only accepted ones are measured: what a
+// refused one took, or whether it was decided all the same, says nothing about what was promised for it.
 type trips struct {
 	mu       sync.Mutex
 	byID     map[string]*trip
-	progress time.Time // of the last delivery
+	progress time.Time // of the last delivery of an accepted one
+	finished time.Time // of the last decision
 
 	accept, decide, deliver    *hdrhistogram.Histogram // microseconds
-	accepted, refused, arrived int
-	inTime, double             int
+	accepted, refused, failed  int
+	arrived, inTime, conflicts int
 }
 
 type trip struct {
 	due      time.Time
-	accept   time.Duration
+	accept   time.Duration // due to answer
+	deliver  time.Duration // due to webhook
 	accepted bool
-	latency  int64  // ms, accepted to decided by the server's clock
-	verdict  string // of the first webhook
+	latency  time.Duration // accepted to decided, by the server's clock
+	verdict  string        // of the first webhook
 }
+
+// horizon is the longest latency that is told apart.
+const horizon = 10 * time.Minute
+
+// promised is how soon after acceptance a decision is due.
+const promised = 2 * time.Second
 
 func newTrips() *trips {
-	h := func() *hdrhistogram.Histogram { return hdrhistogram.New(1, 10*time.Minute.Microseconds(), 3) }
-	return &trips{byID: map[string]*trip{}, accept: h(), decide: h(), deliver: h(), progress: time.Now()}
+	h := func() *hdrhistogram.Histogram { return hdrhistogram.New(1, horizon.Microseconds(), 3) }
+	return &trips{byID: map[string]*trip{}, accept: h(), decide: h(), deliver: h()}
 }
 
-func (t *trips) sent(id string, due time.Time) {
+// sent notes when a transaction was due; it returns false for an id that was sent before, which would not be one more.
+func (t *trips) sent(id string, due time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.byID[id] != nil {
+		return false
+	}
 	t.byID[id] = &trip{due: due}
+	return true
 }
 
-// answered notes acceptance; anything but a 2xx is a refusal (what a time-out means is unknown, the ledger says so).
+// answered notes what became of a request. No answer is neither an acceptance nor a refusal: nobody knows.
 func (t *trips) answered(id string, a answer, err error, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err != nil || a.status >= 300 {
+	switch {
+	case err != nil:
+		t.failed++
+		return
+	case a.status >= 300:
 		t.refused++
 		return
 	}
 	trip := t.byID[id]
 	trip.accepted, trip.accept = true, now.Sub(trip.due)
 	t.accepted++
-	_ = t.accept.RecordValue(trip.accept.Microseconds())
+	record(t.accept, trip.accept)
 	if trip.verdict != "" {
-		t.decided(trip)
+		t.complete(trip)
 	}
 }
 
 // delivered notes a verified webhook.
-func (t *trips) delivered(id, verdict string, latency int64, now time.Time) {
+func (t *trips) delivered(id, verdict string, latencyMS int64, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	trip, ok := t.byID[id]
@@ -64,34 +83,56 @@ func (t *trips) delivered(id, verdict string, latency int64, now time.Time) {
 		return // another run's
 	}
 	if trip.verdict != "" {
-		if trip.verdict != verdict {
-			t.double++
+		if trip.verdict != verdict && trip.verdict != asked {
+			t.conflicts++
 		}
 		return
 	}
-	trip.verdict, trip.latency = verdict, latency
-	t.arrived++
-	t.progress = now
-	_ = t.deliver.RecordValue(now.Sub(trip.due).Microseconds())
+	trip.verdict, trip.latency, trip.deliver = verdict, milliseconds(latencyMS), now.Sub(trip.due)
 	if trip.accepted {
-		t.decided(trip)
+		t.complete(trip)
 	}
 }
 
-// decided counts a trip whose acceptance and decision are both known.
-func (t *trips) decided(trip *trip) {
-	latency := time.Duration(trip.latency) * time.Millisecond
-	_ = t.decide.RecordValue((trip.accept + latency).Microseconds())
-	if latency <= 2*time.Second {
+// complete counts a trip that was accepted and delivered, in whatever order these two became known.
+func (t *trips) complete(trip *trip) {
+	t.arrived++
+	record(t.deliver, trip.deliver)
+	if at := trip.due.Add(trip.deliver); at.After(t.progress) {
+		t.progress = at
+	}
+	t.decided(trip, min(trip.accept+trip.latency, trip.deliver))
+}
+
+// decided counts a decision that was made so long after it was due at the latest: the server took its time between the due
+// moment and its answer, and had decided before it told anybody.
+func (t *trips) decided(trip *trip, took time.Duration) {
+	record(t.decide, took)
+	if at := trip.due.Add(took); at.After(t.finished) {
+		t.finished = at
+	}
+	if trip.latency <= promised {
 		t.inTime++
 	}
 }
 
+// record counts what is beyond the horizon as the horizon: it must not vanish from the percentiles.
+func record(h *hdrhistogram.Histogram, d time.Duration) {
+	_ = h.RecordValue(max(0, min(d, horizon).Microseconds()))
+}
+
+func milliseconds(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }
+
 // settle waits until every accepted transaction has its webhook, or none came for as long as patience.
 func (t *trips) settle(ctx context.Context, patience time.Duration) {
+	began := time.Now()
 	for {
 		t.mu.Lock()
-		done := t.arrived >= t.accepted || time.Since(t.progress) > patience
+		last := t.progress
+		if last.Before(began) {
+			last = began
+		}
+		done := t.arrived >= t.accepted || time.Since(last) > patience
 		t.mu.Unlock()
 		if done || pauseFor(ctx, 50*time.Millisecond) != nil {
 			return
@@ -99,47 +140,80 @@ func (t *trips) settle(ctx context.Context, patience time.Duration) {
 	}
 }
 
-// askForRest asks the server for what was accepted and not delivered; it returns how many are not even decided.
-func (t *trips) askForRest(ctx context.Context, s *sender) int {
-	t.mu.Lock()
-	var rest []string
-	for id, trip := range t.byID {
-		if trip.accepted && trip.verdict == "" {
-			rest = append(rest, id)
+// askForRest asks the server, as long as patience lasts, for what was accepted and not delivered; it returns how many are not
+// decided as far as anybody can tell.
+func (t *trips) askForRest(ctx context.Context, s *sender, patience time.Duration) int {
+	give := time.Now().Add(patience)
+	rest := t.undelivered()
+	for {
+		var still []string
+		for _, id := range rest {
+			if !t.ask(ctx, s, id) {
+				still = append(still, id)
+			}
+		}
+		rest = still
+		if len(rest) == 0 || time.Now().After(give) || pauseFor(ctx, 500*time.Millisecond) != nil {
+			return len(rest)
 		}
 	}
-	t.mu.Unlock()
-	undecided := 0
-	for _, id := range rest {
-		a, err := s.get(ctx, id, 0)
-		if err != nil || a.decision == "" {
-			undecided++
-			continue
-		}
-		t.mu.Lock()
-		trip := t.byID[id]
-		trip.latency = a.latency
-		t.decided(trip)
-		t.mu.Unlock()
-	}
-	return undecided
 }
 
-// figures sums up a run that started then and sent for so long; the rate counts until the last delivery.
-func (t *trips) figures(started time.Time, sent time.Duration) Figures {
+func (t *trips) undelivered() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	seconds := max(sent, t.progress.Sub(started)).Seconds()
-	f := Figures{OfferedPerS: float64(len(t.byID)) / sent.Seconds(), DecidedPerS: float64(t.decide.TotalCount()) / seconds,
+	var out []string
+	for id, trip := range t.byID {
+		if trip.accepted && trip.verdict == "" {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// ask tells whether a transaction is decided, and counts its decision; a webhook that came meanwhile has done so already.
+func (t *trips) ask(ctx context.Context, s *sender, id string) bool {
+	a, err := s.get(ctx, id, 0)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	trip := t.byID[id]
+	if trip.verdict != "" {
+		return true
+	}
+	if err != nil || a.decision == "" {
+		return false
+	}
+	trip.verdict, trip.latency = asked, milliseconds(a.latency)
+	t.decided(trip, trip.accept+trip.latency)
+	return true
+}
+
+// asked stands for the verdict of a transaction whose webhook was given up: what still comes is not compared.
+const asked = "asked"
+
+// figures sums up a run that began then and sent for so long; decisions are counted a second until the last one was made.
+func (t *trips) figures(began time.Time, sending time.Duration) Figures {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	deciding := max(sending, t.finished.Sub(began))
+	f := Figures{OfferedPerS: rate1(len(t.byID), sending), DecidedPerS: rate1(int(t.decide.TotalCount()), deciding),
 		Accept: percentiles(t.accept), Decide: percentiles(t.decide), Deliver: percentiles(t.deliver),
-		Accepted: t.accepted, Undelivered: max(0, t.accepted-t.arrived), Double: t.double, Refused: t.refused}
+		Accepted: t.accepted, Undelivered: t.accepted - t.arrived, Double: t.conflicts, Refused: t.refused, Failed: t.failed}
 	if t.accepted > 0 {
 		f.Within2s = float64(t.inTime) / float64(t.accepted)
 	}
 	return f
 }
 
+// rate1 is n a second, to one decimal.
+func rate1(n int, during time.Duration) float64 {
+	if during <= 0 {
+		return 0
+	}
+	return math.Round(10*float64(n)/during.Seconds()) / 10
+}
+
 func percentiles(h *hdrhistogram.Histogram) Percentiles {
-	at := func(q float64) float64 { return float64(h.ValueAtQuantile(q)) / 1000 }
+	at := func(q float64) float64 { return float64(h.ValueAtPercentile(q)) / 1000 }
 	return Percentiles{P50: at(50), P99: at(99), P999: at(99.9)}
 }

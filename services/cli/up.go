@@ -219,7 +219,7 @@ func (u *upped) openBroker(context.Context) error {
 	if !loopback(u.NATS) {
 		u.log.Warn().Str("nats", u.NATS).Msg("NATS is reachable from other machines, without TLS")
 	}
-	return u.broker.OperatorCreds(u.folder.file("nats.creds"))
+	return u.broker.OperatorCreds(u.folder.file(credsFile))
 }
 
 // natsAddress splits --nats as the broker wants it: -1 is any free port. A taken port is said before the broker would hang on it.

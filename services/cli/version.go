@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
-
-	"github.com/go-json-experiment/json"
 )
 
 // Version is the program's, told in every decision as engine.
@@ -41,9 +39,5 @@ func (c VersionCmd) Run() error {
 		fmt.Printf("crivo %s %s %s %s\n", b.Version, b.Revision, b.Go, b.Platform)
 		return nil
 	}
-	line, err := json.Marshal(&b)
-	if err == nil {
-		fmt.Printf("%s\n", line)
-	}
-	return err
+	return printJSON(&b)
 }
