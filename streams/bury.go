@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/nats-io/nats.go"
 
@@ -67,18 +68,28 @@ func letter(spec stage.Spec, b stage.Burial, ident Ident) stage.Output {
 	h.Set(HeaderAttempts, strconv.Itoa(b.Attempts))
 	h.Set(HeaderFirstAt, strconv.FormatInt(b.Message.Stored.UnixMilli(), 10))
 	if b.Err != nil {
-		h.Set(HeaderDetail, strings.Map(printable, b.Err.Error()))
+		h.Set(HeaderDetail, detail(b.Err))
 	}
 	tenant := ident.Tenant
-	if tenant == "" {
-		tenant = "unknown"
+	if !tenantName.MatchString(tenant) {
+		tenant = "unknown" // a subject must not be made of rubbish: the letter could never be stored
 	}
 	return stage.Output{Subject: "dlq." + b.Step + "." + b.Cause + "." + tenant, Header: h, Data: b.Message.Data,
 		ID: b.Step + "/" + spec.Stream + "/" + strconv.FormatUint(b.Message.Sequence, 10) + "/" + strconv.FormatInt(b.Message.Stored.UnixMilli(), 10)}
 }
 
+// detail is err's text on one line, cut so that the letter stays within the broker's limit whatever the error quotes.
+func detail(err error) string {
+	const most = 1 << 10
+	text := strings.ToValidUTF8(strings.Map(printable, err.Error()), "")
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "")
+	}
+	return text
+}
+
 func printable(r rune) rune {
-	if r < ' ' {
+	if unicode.IsControl(r) {
 		return ' '
 	}
 	return r
@@ -87,7 +98,8 @@ func printable(r rune) rune {
 // synthetic is the event that gets a buried transaction decided: what is known of it, and the decision review.
 func synthetic(ctx context.Context, b stage.Burial, ident Ident, body Body) (event.Scored, error) {
 	var s event.Scored
-	if v, err := event.Decode[event.Validated](b.Message.Data); err == nil {
+	v, err := event.Decode[event.Validated](b.Message.Data)
+	if err == nil && v.Tenant == ident.Tenant && v.ID == ident.ID {
 		s.Validated = v // each event reads as the ones it holds
 	} else {
 		s.Submitted = event.Submitted{Schema: event.Schema, Tenant: ident.Tenant, ID: ident.ID, Run: ident.Run,

@@ -22,7 +22,8 @@ const reread = 10 * time.Second
 func Changed(nc *nats.Conn, topic string) error { return nc.Publish("control."+topic, nil) }
 
 // Watch calls reload at once, whenever one of topics is announced, after a reconnect and every 10 s, until ctx ends. The
-// first error is returned, later ones are logged and tried again.
+// first error is returned and nothing goes on, later ones are logged and tried again. What happens during a reload is read by
+// the next one.
 func Watch(ctx context.Context, nc *nats.Conn, log zerolog.Logger, reload func(context.Context) error, topics ...string) error {
 	wake := make(chan struct{}, 1)
 	poke := func() {
@@ -35,24 +36,25 @@ func Watch(ctx context.Context, nc *nats.Conn, log zerolog.Logger, reload func(c
 	for _, topic := range topics {
 		sub, err := nc.Subscribe("control."+topic, func(*nats.Msg) { poke() })
 		if err != nil {
+			leave(subs)
 			return err
 		}
 		subs = append(subs, sub)
 	}
 	status := nc.StatusChanged(nats.CONNECTED)
 	if err := reload(ctx); err != nil {
+		nc.RemoveStatusListener(status)
+		leave(subs)
 		return err
 	}
 	go func() {
+		defer leave(subs)
 		defer nc.RemoveStatusListener(status)
 		tick := time.NewTicker(reread)
 		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
-				for _, s := range subs {
-					_ = s.Unsubscribe()
-				}
 				return
 			case <-wake:
 			case <-status:
@@ -64,4 +66,10 @@ func Watch(ctx context.Context, nc *nats.Conn, log zerolog.Logger, reload func(c
 		}
 	}()
 	return nil
+}
+
+func leave(subs []*nats.Subscription) {
+	for _, s := range subs {
+		_ = s.Unsubscribe() // gone with its connection, if that is closed
+	}
 }

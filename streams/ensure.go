@@ -101,14 +101,29 @@ func Diff(ctx context.Context, js jetstream.JetStream, l Layout) ([]Change, erro
 		}
 		out = append(out, change...)
 	}
-	_, err := js.KeyValue(ctx, AttemptsBucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		return append(out, Change{"create bucket " + AttemptsBucket, func(ctx context.Context) error {
-			_, err := js.CreateOrUpdateKeyValue(ctx, l.Attempts())
-			return err
-		}}), nil
+	change, err := diffBucket(ctx, js, l.Attempts())
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", AttemptsBucket, err)
 	}
-	return out, err
+	return append(out, change...), nil
+}
+
+func diffBucket(ctx context.Context, js jetstream.JetStream, want jetstream.KeyValueConfig) ([]Change, error) {
+	create := func(ctx context.Context) error {
+		_, err := js.CreateOrUpdateKeyValue(ctx, want)
+		return err
+	}
+	bucket, err := js.Stream(ctx, "KV_"+want.Bucket)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return []Change{{"create bucket " + want.Bucket, create}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if have := bucket.CachedInfo().Config; have.MaxAge != want.TTL || have.Replicas != want.Replicas {
+		return []Change{{"update bucket " + want.Bucket, create}}, nil
+	}
+	return nil, nil
 }
 
 func diffStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) ([]Change, error) {

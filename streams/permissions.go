@@ -20,7 +20,7 @@ func Permissions(service string) (publish, subscribe []string) {
 	switch service {
 	case "edge":
 		publish = append(publish, "tx.submitted.*", "tx.decided.*", "tx.rejected.*", "$JS.API.STREAM.INFO."+Submitted,
-			"control.>", InboxPrefix("*")+".>", "_INBOX.>", "$SRV.>")
+			"control.>", "_INBOX.>", "$SRV.>")
 		subscribe = append(subscribe, "tx.intake.*", "edge.*", "control.>", "$SRV.>")
 	case "enrich":
 		publish = append(publish, "tx.enriched.*", "tx.scored.*", "$JS.API.DIRECT.GET."+Submitted+".>", "$JS.API.DIRECT.GET."+Submitted,

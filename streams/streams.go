@@ -4,6 +4,7 @@ package streams
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -112,16 +113,26 @@ func (i Ident) Header() nats.Header {
 	return h
 }
 
+// What a tenant's name and a transaction's id look like (DESIGN §2, §5): neither holds what separates the parts of a key or a
+// subject's tokens, except the dot of an id, which is in no subject.
+var (
+	tenantName    = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+	transactionID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
+)
+
 // ReadIdent reads the identity back; the error names the first header that is missing or malformed.
 func ReadIdent(h nats.Header) (Ident, error) {
 	i := Ident{Tenant: h.Get(HeaderTenant), ID: h.Get(HeaderID), Digest: h.Get(HeaderDigest),
 		Reply: h.Get(HeaderReply), Trace: h.Get(HeaderTrace)}
-	if i.Tenant == "" || i.ID == "" {
-		return i, fmt.Errorf("identity: no %s or %s", HeaderTenant, HeaderID)
+	if !tenantName.MatchString(i.Tenant) {
+		return i, fmt.Errorf("identity: %s is no tenant's name", HeaderTenant)
+	}
+	if !transactionID.MatchString(i.ID) {
+		return i, fmt.Errorf("identity: %s is no transaction's id", HeaderID)
 	}
 	run, err := strconv.Atoi(h.Get(HeaderRun))
-	if err != nil {
-		return i, fmt.Errorf("identity: %s: %w", HeaderRun, err)
+	if err != nil || run < 1 {
+		return i, fmt.Errorf("identity: %s is no run", HeaderRun)
 	}
 	i.Run = run
 	for _, at := range []struct {
@@ -130,7 +141,7 @@ func ReadIdent(h nats.Header) (Ident, error) {
 	}{{HeaderAcceptedAt, &i.AcceptedAt}, {HeaderDeadline, &i.Deadline}} {
 		ms, err := strconv.ParseInt(h.Get(at.name), 10, 64)
 		if err != nil {
-			return i, fmt.Errorf("identity: %s: %w", at.name, err)
+			return i, fmt.Errorf("identity: %s is no time", at.name)
 		}
 		*at.to = time.UnixMilli(ms).UTC()
 	}

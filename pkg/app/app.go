@@ -3,6 +3,7 @@
 package app
 
 import (
+	"context"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -24,6 +25,13 @@ type Shell struct {
 	Metrics prometheus.Registerer
 	Health  *Health
 	Steps   *stage.Metrics // the runner's collectors, one per process
+	// BatchFrom is from how many outputs on the broker takes an atomic batch more cheaply: see [stage.Publisher].
+	BatchFrom int
+}
+
+// Publish stores outputs in streams: see [stage.Publisher].
+func (s Shell) Publish(ctx context.Context, outputs []stage.Output) (duplicates int, err error) {
+	return stage.Publisher{JS: s.JS, BatchFrom: s.BatchFrom}.Publish(ctx, outputs)
 }
 
 // Health collects the reasons why a process is not ready. The zero value is ready.

@@ -3,6 +3,8 @@ package app
 import (
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -14,7 +16,7 @@ var Levels = [...]string{"debug", "info", "warn", "error"}
 // NewLog returns the process's log on f: lines of JSON, or text for a person when f is a terminal. Times are now's.
 func NewLog(f *os.File, level string, now func() time.Time) (zerolog.Logger, error) {
 	l, err := zerolog.ParseLevel(level)
-	if err != nil || level == "" {
+	if err != nil || !slices.Contains(Levels[:], strings.ToLower(level)) { // zerolog knows more, "disabled" among them
 		return zerolog.Nop(), fmt.Errorf("log level %q: one of %v", level, Levels)
 	}
 	log := zerolog.New(f)

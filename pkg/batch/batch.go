@@ -3,14 +3,20 @@ package batch
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"runtime"
 	"sync"
 )
+
+// ErrWrite is what everybody of a group gets whose Write panicked or gave another number of results: the outcome is unknown.
+var ErrWrite = errors.New("batch: the write broke off, its outcome is unknown")
 
 // Group collects items while the last group is being written, and writes them together: one commit, one sync, for all. An
 // idle group writes at once; nothing ever waits for a timer.
 type Group[T, R any] struct {
 	Most  int                    // items in one write
-	Write func([]T) ([]R, error) // one result per item, in order; an error is everybody's
+	Write func([]T) ([]R, error) // one result per item, in order; an error, or a panic, is everybody's
 	Size  func(int)              // told of every write; nil is allowed
 
 	mu     sync.Mutex
@@ -68,7 +74,7 @@ func (g *Group[T, R]) drain() {
 		if g.Size != nil {
 			g.Size(len(batch))
 		}
-		values, err := g.Write(items)
+		values, err := g.write(items)
 		for i, w := range batch {
 			if err != nil {
 				w.out <- result[R]{err: err}
@@ -77,6 +83,28 @@ func (g *Group[T, R]) drain() {
 			w.out <- result[R]{value: values[i]}
 		}
 	}
+}
+
+// write calls Write so that whatever it does, everybody of the group gets an answer.
+func (g *Group[T, R]) write(items []T) (values []R, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			values, err = nil, broken(p)
+		}
+	}()
+	values, err = g.Write(items)
+	if err == nil && len(values) != len(items) {
+		return nil, fmt.Errorf("%w: %d results for %d items", ErrWrite, len(values), len(items))
+	}
+	return values, err
+}
+
+// broken keeps a panic's text only where it is the runtime's own: another's may quote an item.
+func broken(p any) error {
+	if err, ok := p.(runtime.Error); ok {
+		return fmt.Errorf("%w: %w", ErrWrite, err)
+	}
+	return ErrWrite
 }
 
 func (g *Group[T, R]) take() []waiting[T, R] {

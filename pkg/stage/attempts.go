@@ -96,7 +96,7 @@ func (w *work) record(ctx context.Context, key string, n int, cause string) erro
 	return w.insist(ctx, func(try context.Context) error { return w.Attempts.Put(try, key, n, cause) })
 }
 
-// insist repeats do, each try bounded, until it works or ctx ends.
+// insist repeats do, each try bounded, until it works, ctx ends or the connection is closed, which never comes back.
 func (w *work) insist(ctx context.Context, do func(context.Context) error) error {
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		try, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
@@ -107,6 +107,9 @@ func (w *work) insist(ctx context.Context, do func(context.Context) error) error
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if w.JS.Conn().IsClosed() {
+			return err
 		}
 		if pause > 500*time.Millisecond {
 			w.Log.Warn().Err(err).Msg("the broker does not answer, trying on")

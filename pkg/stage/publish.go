@@ -11,20 +11,35 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
-// Publish stores outputs and returns once the broker has acknowledged all of them. Several go out as one atomic batch, so
-// that a broker which syncs every write does so once; whatever is refused there (a repeat among them: 10201) is published
-// singly, where a repeat is dropped by its id. It makes one try within ctx: the error is of the first that failed, some may
-// be stored, and the same outputs can be published again. All outputs must belong to one stream.
+// batchMost is how many messages an atomic batch can have.
+const batchMost = 1000
+
+// Publisher stores outputs in streams.
+type Publisher struct {
+	JS jetstream.JetStream
+	// BatchFrom is the number of outputs from which one atomic batch costs less than single publishes; 0 is never. A broker
+	// on one node that syncs every write does so once for a batch, but keeps each batch in files of its own until it is whole.
+	BatchFrom int
+}
+
+// Publish is that of a [Publisher] without batches.
 func Publish(ctx context.Context, js jetstream.JetStream, outputs []Output) (duplicates int, err error) {
-	if len(outputs) > 1 && len(outputs) <= 1000 {
-		if publishBatch(ctx, js, outputs) == nil {
+	return Publisher{JS: js}.Publish(ctx, outputs)
+}
+
+// Publish stores outputs and returns once the broker has acknowledged all of them. Whatever an atomic batch refuses (a repeat
+// among them: 10201) is published singly, where a repeat is dropped by its id. It makes one try within ctx: the error is of
+// the first that failed, some may be stored, and the same outputs can be published again. All outputs must belong to one stream.
+func (p Publisher) Publish(ctx context.Context, outputs []Output) (duplicates int, err error) {
+	if p.BatchFrom > 0 && len(outputs) >= p.BatchFrom && len(outputs) <= batchMost {
+		if publishBatch(ctx, p.JS, outputs) == nil {
 			return 0, nil
 		}
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
 	}
-	return publishSingly(ctx, js, outputs)
+	return publishSingly(ctx, p.JS, outputs)
 }
 
 func publishBatch(ctx context.Context, js jetstream.JetStream, outputs []Output) error {
@@ -79,16 +94,16 @@ func (w *work) publish(ctx context.Context, outputs []Output) error {
 	}
 	failed := false
 	err := w.insist(ctx, func(try context.Context) error {
-		duplicates, err := Publish(try, w.JS, outputs)
+		duplicates, err := Publisher{w.JS, w.BatchFrom}.Publish(try, outputs)
 		w.Metrics.duplicates(w.Spec.Step, duplicates)
 		if err != nil && !failed && !errors.Is(err, context.Canceled) {
 			failed = true
-			w.notReady("cannot publish")
+			w.doubts.set(doubtPublish, "cannot publish")
 		}
 		return err
 	})
 	if failed && err == nil {
-		w.notReady("")
+		w.doubts.set(doubtPublish, "")
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 )
@@ -32,43 +33,53 @@ type Runner struct {
 	Metrics *Metrics
 	Log     zerolog.Logger
 	Now     func() time.Time
-	// NotReady is told why the step holds messages back ("" when it no longer does); nil is allowed.
+	// NotReady is told every reason why the step holds messages back ("" when there is none any more); nil is allowed.
 	NotReady func(reason string)
 	// Attempts counts the runs of messages that were delivered before.
 	Attempts Attempts
+	// BatchFrom is that of the [Publisher] that outputs go through.
+	BatchFrom int
 }
 
 // Run pulls and settles until ctx ends. It waits for a consumer that is missing and binds again when the broker comes back
-// empty; it returns nil after a drain and an error only for a Runner that can never work.
+// empty; it returns nil after a drain and an error only for a Runner that can never work: incomplete, or on a closed connection.
 func (r Runner) Run(ctx context.Context) error {
-	if r.Spec.Batch < 1 || r.Spec.Batch > 1000 || r.Handle == nil || r.Bury == nil || r.Attempts == nil || r.Now == nil || r.Metrics == nil {
+	if r.Spec.Batch < 1 || r.Spec.Batch > 1000 || r.Spec.AckWait <= 0 || r.JS == nil || r.Handle == nil || r.Bury == nil || r.Attempts == nil || r.Now == nil || r.Metrics == nil {
 		return fmt.Errorf("stage %s: incomplete runner", r.Spec.Step)
 	}
+	d := &doubts{tell: r.NotReady}
 	for ctx.Err() == nil {
-		consumer, err := r.bind(ctx)
-		if err != nil {
-			return nil // only the end of ctx stops the wait
+		consumer, err := r.bind(ctx, d)
+		if errors.Is(err, nats.ErrConnectionClosed) {
+			return fmt.Errorf("stage %s: %w", r.Spec.Step, err)
 		}
-		w := &work{Runner: r, held: map[jetstream.Msg]time.Time{}, incoming: make(chan jetstream.Msg, 2*r.Spec.Batch)}
+		if err != nil {
+			return nil // the end of ctx
+		}
+		w := &work{Runner: r, doubts: d, held: map[jetstream.Msg]time.Time{}, incoming: make(chan jetstream.Msg, 2*r.Spec.Batch),
+			taken: make(chan struct{}, 1)}
 		w.run(ctx, consumer)
 	}
 	return nil
 }
 
 // bind waits for the step's consumer.
-func (r Runner) bind(ctx context.Context) (jetstream.Consumer, error) {
+func (r Runner) bind(ctx context.Context, d *doubts) (jetstream.Consumer, error) {
 	for pause, said := 50*time.Millisecond, false; ; pause = min(2*pause, time.Second) {
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		consumer, err := r.JS.Consumer(try, r.Spec.Stream, r.Spec.Durable)
 		cancel()
 		if err == nil {
-			r.notReady("")
+			d.set(doubtConsumer, "")
 			if said {
 				r.Log.Info().Str("consumer", r.Spec.Durable).Msg("consumer is there")
 			}
 			return consumer, nil
 		}
-		r.notReady("waiting for consumer " + r.Spec.Durable)
+		if errors.Is(err, nats.ErrConnectionClosed) {
+			return nil, err
+		}
+		d.set(doubtConsumer, "waiting for consumer "+r.Spec.Durable)
 		if !said && ctx.Err() == nil && pause > 200*time.Millisecond {
 			said = true
 			r.Log.Warn().Err(err).Str("consumer", r.Spec.Durable).Msg("waiting for the consumer")
@@ -79,78 +90,103 @@ func (r Runner) bind(ctx context.Context) (jetstream.Consumer, error) {
 	}
 }
 
-func (r Runner) notReady(reason string) {
-	if r.NotReady != nil {
-		r.NotReady(reason)
-	}
-}
-
 // work is one binding of a runner to its consumer.
 type work struct {
 	Runner
+	doubts   *doubts
 	incoming chan jetstream.Msg
+	taken    chan struct{} // told when incoming has room again
 
 	mu   sync.Mutex
 	held map[jetstream.Msg]time.Time // pulled and not settled → when the broker last heard of it
 }
 
-// run pulls until ctx ends or the consumer is gone. The pull buffer and the channel together hold about two batches.
+// run pulls and handles until ctx ends or the consumer is gone; what was pulled is then finished, or handed back after
+// drainTime.
 func (w *work) run(ctx context.Context, consumer jetstream.Consumer) {
-	gone := make(chan error, 1)
-	pulling, err := consumer.Consume(func(m jetstream.Msg) {
-		w.hold(m)
-		w.incoming <- m
-	}, jetstream.PullMaxMessages(w.Spec.Batch), jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second),
-		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-			if errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) {
-				offer(gone, err)
-			}
-		}))
-	if err != nil {
-		_ = Sleep(ctx, 200*time.Millisecond)
-		return
-	}
+	soft, stop := context.WithCancel(ctx)
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	defer stop()
 	var side sync.WaitGroup
 	side.Go(func() { w.heartbeat(hard) })
-	side.Go(func() { w.watch(hard, consumer, gone) })
+	side.Go(func() { w.watch(soft, consumer, stop) })
 	side.Go(func() {
-		select {
-		case <-ctx.Done():
-		case <-gone:
-		}
-		pulling.Drain()
-		timeout := time.AfterFunc(drainTime, cancel)
-		defer timeout.Stop()
-		<-pulling.Closed()
-		close(w.incoming)
+		defer close(w.incoming)
+		w.pull(soft, consumer, stop)
+	})
+	side.Go(func() {
+		<-soft.Done()
+		defer time.AfterFunc(drainTime, cancel).Stop()
 		<-hard.Done()
 	})
 	w.loop(hard)
+	stop()
 	cancel()
-	pulling.Stop()
 	for range w.incoming { // a callback that waits for room is let go
 	}
 	side.Wait()
 	w.release()
 }
 
-func offer(to chan error, err error) {
-	select {
-	case to <- err:
-	default:
+// pull asks in rounds for as many messages as there is room for: what waited in the client's own buffer could not be kept in
+// progress, and would be delivered again while it waits. A round that is cut short is drained.
+func (w *work) pull(ctx context.Context, consumer jetstream.Consumer, stop func()) {
+	for n := w.room(ctx); n > 0; n = w.room(ctx) {
+		round, err := consumer.Consume(func(m jetstream.Msg) {
+			w.hold(m)
+			w.incoming <- m
+		}, jetstream.PullMaxMessages(w.Spec.Batch), jetstream.StopAfter(n), jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second),
+			jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+				if gone(err) {
+					stop()
+				}
+			}))
+		if err != nil {
+			_ = Sleep(ctx, 200*time.Millisecond)
+			continue
+		}
+		select {
+		case <-round.Closed():
+		case <-ctx.Done():
+			if w.JS.Conn().IsConnected() {
+				round.Drain()
+			} else {
+				round.Stop() // nothing more comes of a broker that is away, and a drain would wait for it
+			}
+			<-round.Closed()
+		}
 	}
 }
 
+// room waits until a batch fits in and returns how many messages do, 0 once ctx ended.
+func (w *work) room(ctx context.Context) int {
+	for ctx.Err() == nil {
+		if n := cap(w.incoming) - len(w.incoming); n >= w.Spec.Batch {
+			return n
+		}
+		select {
+		case <-w.taken:
+		case <-ctx.Done():
+		}
+	}
+	return 0
+}
+
+// gone tells whether err means that nothing more will come by this binding.
+func gone(err error) bool {
+	return errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) ||
+		errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, nats.ErrConnectionClosed)
+}
+
 // watch notices a consumer that vanished while nothing moved.
-func (w *work) watch(ctx context.Context, consumer jetstream.Consumer, gone chan error) {
+func (w *work) watch(ctx context.Context, consumer jetstream.Consumer, stop func()) {
 	for Sleep(ctx, watch) == nil {
 		try, cancel := context.WithTimeout(ctx, watch)
 		_, err := consumer.Info(try)
 		cancel()
-		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-			offer(gone, err)
+		if gone(err) {
+			stop()
 			return
 		}
 	}
@@ -166,7 +202,12 @@ func (w *work) loop(ctx context.Context) {
 			if !ok {
 				return
 			}
-			w.batch(ctx, w.collect(first))
+			batch := w.collect(first)
+			select {
+			case w.taken <- struct{}{}:
+			default:
+			}
+			w.batch(ctx, batch)
 		}
 	}
 }

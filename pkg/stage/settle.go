@@ -49,8 +49,8 @@ func (w *work) persist(ctx context.Context, batch []input) {
 		return
 	}
 	w.Metrics.outcome(w.Spec.Step, "unavailable", len(batch))
-	w.notReady("a dependency is unavailable")
-	defer w.notReady("")
+	w.doubts.set(doubtDependency, "a dependency is unavailable")
+	defer w.doubts.set(doubtDependency, "")
 	for pause := 50 * time.Millisecond; len(batch) > 0; pause = min(2*pause, time.Second) {
 		if Sleep(ctx, pause/2+rand.N(pause)) != nil {
 			return
@@ -89,6 +89,11 @@ func (w *work) alone(ctx context.Context, in input) {
 	if w.record(ctx, key, n+1, CauseCrash) != nil {
 		return
 	}
+	defer func() {
+		if ctx.Err() != nil { // cut short by the end of a drain, which would look like a crash
+			w.forgive(context.WithoutCancel(ctx), key, n, last)
+		}
+	}()
 	results, panicked := w.call(ctx, []input{in})
 	switch {
 	case panicked:
@@ -96,11 +101,22 @@ func (w *work) alone(ctx context.Context, in input) {
 			w.retry(ctx, in, CausePanic, errPanic, n+1)
 		}
 	case IsUnavailable(results[0].Err):
-		_ = w.Attempts.Forget(ctx, key) // not the message's fault
+		w.forgive(ctx, key, n, last)
 		w.persist(ctx, []input{in})
 	default:
 		w.finish(ctx, in, results[0], n+1)
 	}
+}
+
+// forgive puts the record back to what it was before a run that ended through no fault of the message.
+func (w *work) forgive(ctx context.Context, key string, n int, last string) {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	if n == 0 {
+		_ = w.Attempts.Forget(ctx, key)
+		return
+	}
+	_ = w.Attempts.Put(ctx, key, n, last)
 }
 
 // finish settles one result; attempt is 0 for a run that was not recorded.
@@ -123,7 +139,7 @@ func (w *work) failed(ctx context.Context, in input, err error, attempt int) {
 	switch {
 	case IsHold(err):
 		w.Metrics.outcome(w.Spec.Step, "held", 1)
-		w.notReady("holds messages of a newer schema: upgrade this step first")
+		w.doubts.set(doubtSchema, "holds messages of a newer schema: upgrade this step first") // until this process is replaced
 		if attempt > 0 {
 			_ = w.Attempts.Forget(ctx, attemptKey(w.Spec.Step, in.Sequence))
 		}
@@ -165,10 +181,10 @@ func (w *work) bury(ctx context.Context, in input, cause string, err error, atte
 	}
 	w.Metrics.outcome(w.Spec.Step, "buried_"+cause, 1)
 	w.Log.Warn().Str("cause", cause).Uint64("sequence", in.Sequence).Int("attempts", attempts).Msg("message buried")
-	if in.msg.TermWithReason(cause) == nil {
-		w.settled(in.msg)
+	if in.msg.TermWithReason(cause) == nil && attempts > 0 {
+		_ = w.Attempts.Forget(ctx, attemptKey(w.Spec.Step, in.Sequence))
 	}
-	_ = w.Attempts.Forget(ctx, attemptKey(w.Spec.Step, in.Sequence))
+	w.settled(in.msg) // unheard, it comes again after AckWait and is buried again under the same ids
 }
 
 func (w *work) ack(in input) {

@@ -84,7 +84,7 @@ func (u *upped) start() error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		shell := app.Shell{Name: s.name, Conn: nc, JS: js, Clock: u.clock, Log: u.log.With().Str("service", s.name).Logger(),
-			Metrics: u.registry, Health: u.health, Steps: u.steps}
+			Metrics: u.registry, Health: u.health, Steps: u.steps, BatchFrom: u.broker.BatchFrom()}
 		ctx, stop := context.WithCancel(context.Background())
 		s.stop, s.done = stop, make(chan struct{})
 		u.services = append(u.services, s)

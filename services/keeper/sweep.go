@@ -219,7 +219,7 @@ func (k *keeper) publish(ctx context.Context, outputs []stage.Output) error {
 	for len(outputs) > 0 {
 		n := min(len(outputs), 128)
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
-		_, err := stage.Publish(try, k.JS, outputs[:n])
+		_, err := k.Publish(try, outputs[:n])
 		cancel()
 		if err != nil {
 			return fmt.Errorf("publish: %w", err)

@@ -1,0 +1,133 @@
+package stage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"crivo/pkg/stage"
+)
+
+var errCause = errors.New("cause")
+
+func TestMarksTellApartAndKeepTheCause(t *testing.T) {
+	is := map[string]func(error) bool{"reject": stage.IsReject, "undecodable": stage.IsUndecodable, "unavailable": stage.IsUnavailable, "hold": stage.IsHold}
+	for name, mark := range map[string]func(error) error{"reject": stage.Reject, "undecodable": stage.Undecodable, "unavailable": stage.Unavailable, "hold": stage.Hold} {
+		for _, err := range []error{mark(errCause), fmt.Errorf("profile: %w", mark(errCause))} {
+			for other, tells := range is {
+				if tells(err) != (other == name) {
+					t.Errorf("%s is %s: %t", name, other, tells(err))
+				}
+			}
+			if !errors.Is(err, errCause) {
+				t.Errorf("%s lost its cause", name)
+			}
+		}
+	}
+	for name, tells := range is {
+		if tells(errCause) || tells(nil) {
+			t.Errorf("without a mark it is %s", name)
+		}
+	}
+}
+
+func batch(n int) []stage.Message {
+	out := make([]stage.Message, n)
+	for i := range out {
+		out[i].Data = strconv.AppendInt(nil, int64(i), 10)
+	}
+	return out
+}
+
+func TestEachKeepsTheOrderOfResults(t *testing.T) {
+	for _, workers := range []int{0, 1, 2, 7, 100} {
+		t.Run(strconv.Itoa(workers)+" workers", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var now, most atomic.Int64
+				handle := stage.Each(workers, func(_ context.Context, m stage.Message) ([]stage.Output, error) {
+					n := now.Add(1)
+					defer now.Add(-1)
+					for seen := most.Load(); n > seen && !most.CompareAndSwap(seen, n); seen = most.Load() {
+					}
+					i, _ := strconv.Atoi(string(m.Data))
+					time.Sleep(time.Duration(20-i) * time.Second) // the first is the slowest
+					if i == 3 {
+						return nil, errCause
+					}
+					return []stage.Output{{ID: string(m.Data)}}, nil
+				})
+				got := handle(t.Context(), batch(20))
+				for i, r := range got {
+					if i == 3 && errors.Is(r.Err, errCause) && r.Outputs == nil {
+						continue
+					}
+					if r.Err != nil || len(r.Outputs) != 1 || r.Outputs[0].ID != strconv.Itoa(i) {
+						t.Errorf("%d: %+v", i, r)
+					}
+				}
+				if want := min(max(1, int64(workers)), 20); most.Load() != want {
+					t.Errorf("%d at once, want %d", most.Load(), want)
+				}
+			})
+		})
+	}
+}
+
+func TestAPanicOfAWorkerReachesTheCaller(t *testing.T) {
+	for _, workers := range []int{0, 4} {
+		synctest.Test(t, func(t *testing.T) {
+			var ended atomic.Int64
+			handle := stage.Each(workers, func(_ context.Context, m stage.Message) ([]stage.Output, error) {
+				defer ended.Add(1)
+				if string(m.Data) == "1" {
+					panic("poison")
+				}
+				time.Sleep(time.Minute)
+				return nil, nil
+			})
+			func() {
+				defer func() {
+					if p := recover(); p != "poison" {
+						t.Errorf("recovered %v", p)
+					}
+				}()
+				handle(t.Context(), batch(8))
+			}()
+			if workers > 0 && ended.Load() != 8 {
+				t.Errorf("%d of 8 had ended: the others went on alone", ended.Load())
+			}
+		})
+	}
+}
+
+func TestSleepEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		if err := stage.Sleep(t.Context(), time.Minute); err != nil || time.Since(began) != time.Minute {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := stage.Sleep(ctx, time.Hour); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Minute+time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+	})
+}
+
+func BenchmarkEach(b *testing.B) {
+	messages := batch(128)
+	for _, workers := range []int{0, 8} {
+		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
+			handle := stage.Each(workers, func(context.Context, stage.Message) ([]stage.Output, error) { return nil, nil })
+			b.ReportAllocs()
+			for b.Loop() {
+				handle(b.Context(), messages)
+			}
+		})
+	}
+}
