@@ -12,7 +12,6 @@ require (
 	github.com/failsafe-go/failsafe-go v0.9.8
 	github.com/go-chi/chi/v5 v5.5.0
 	github.com/go-json-experiment/json v1.27.2
-	github.com/goccy/go-yaml v1.19.2
 	github.com/gofrs/flock v0.13.2
 	github.com/google/go-cmp v0.7.0
 	github.com/nats-io/jwt/v2 v2.8.3
@@ -26,6 +25,8 @@ require (
 	golang.org/x/term v0.47.0
 	modernc.org/sqlite v1.62.0
 )
+
+require github.com/goccy/go-yaml v1.19.2 // indirect
 
 require (
 	cel.dev/expr v0.25.1 // indirect

@@ -19,8 +19,10 @@ func Permissions(service string) (publish, subscribe []string) {
 	}
 	switch service {
 	case "edge":
-		publish = append(publish, "tx.submitted.*", "tx.decided.*", "tx.rejected.*", "$JS.API.STREAM.INFO."+Submitted,
-			"control.>", "_INBOX.>", "$SRV.>")
+		publish = append(publish, "tx.submitted.*", "tx.decided.*", "tx.rejected.*", "control.>", "_INBOX.>", "$SRV.>")
+		for _, s := range Steps {
+			publish = append(publish, "$JS.API.STREAM.INFO."+s.Stream) // for the room in it
+		}
 		subscribe = append(subscribe, "tx.intake.*", "edge.*", "control.>", "$SRV.>")
 	case "enrich":
 		publish = append(publish, "tx.enriched.*", "tx.scored.*", "$JS.API.DIRECT.GET."+Submitted+".>", "$JS.API.DIRECT.GET."+Submitted,

@@ -2,7 +2,7 @@ package txn
 
 import (
 	"bytes"
-	"errors"
+	"fmt"
 	"math"
 	"net/netip"
 	"regexp"
@@ -26,10 +26,10 @@ const (
 func Decode(data []byte, now time.Time) (Transaction, error) {
 	r := &reader{dec: jsontext.NewDecoder(bytes.NewBuffer(data))}
 	if depth(data) > MaxDepth {
-		return Transaction{}, errors.Join(ErrMalformed, errors.New("nested too deep"))
+		return Transaction{}, fmt.Errorf("%w: nested too deep", ErrMalformed)
 	}
 	if kind := r.dec.PeekKind(); kind != '{' && kind != 0 {
-		return Transaction{}, errors.Join(ErrMalformed, errors.New("not an object"))
+		return Transaction{}, fmt.Errorf("%w: not an object", ErrMalformed)
 	}
 	t := r.transaction(now)
 	r.end()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
@@ -19,6 +20,8 @@ const (
 	claimTime   = 225 * time.Millisecond // a store that is down is refused within 250 ms
 	publishTime = 600 * time.Millisecond
 	publishTry  = 250 * time.Millisecond
+	// publishPause keeps a broker that refuses at once from being asked without a pause.
+	publishPause = 25 * time.Millisecond
 	// decideShare of the deadline is how long decisions may take of late before new transactions are refused.
 	decideShare = 0.5
 )
@@ -38,6 +41,10 @@ func (e *edge) accept(ctx context.Context, tenant store.Tenant, body []byte, tra
 	if err != nil {
 		return acceptance{}, err
 	}
+	if !e.flights.board(e.MaxInFlight) {
+		return acceptance{}, errOverload
+	}
+	defer e.flights.leave()
 	box, err := e.Keys.Box(tenant.ID)
 	if err != nil {
 		return acceptance{}, fmt.Errorf("keys of %s: %w", tenant.ID, err)
@@ -46,27 +53,50 @@ func (e *edge) accept(ctx context.Context, tenant store.Tenant, body []byte, tra
 	if err != nil {
 		return acceptance{}, err
 	}
-	if !e.admits() {
+	admitted, probe := e.gate.admits()
+	if !admitted {
 		return acceptance{}, errBroker
 	}
-	bounded, cancel := context.WithTimeout(ctx, claimTime)
-	claimed, err := e.claims.Do(bounded, claim, errOverload)
-	cancel()
-	if err != nil {
-		return acceptance{}, refusal(err, errStore)
+	if probe {
+		defer e.gate.settle()
 	}
-	if claimed.Won {
+	// The store's budget is one, for the claim and for raising the run of what it found.
+	bounded, cancel := context.WithTimeout(ctx, claimTime)
+	defer cancel()
+	claimed, err := e.claims.Do(bounded, claim, errOverload)
+	switch {
+	case err != nil:
+		return acceptance{}, refusal(err, errStore)
+	case claimed.Won:
 		return e.publish(ctx, claim, trace, false)
 	}
-	return e.repeat(ctx, tenant, box, tx, claimed.Entry, trace)
+	if same, err := txn.SameDigest(box, claimed.Entry.Digest, tx); err != nil || !same {
+		return acceptance{}, different(err)
+	}
+	entry, err := e.current(bounded, tenant, claimed.Entry)
+	switch {
+	case err != nil:
+		return acceptance{}, refusal(err, errStore)
+	case entry.Decided():
+		return acceptance{key: entry.Key, event: entry.Event, replayed: true}, nil
+	}
+	return e.publish(ctx, entry.Claim, trace, true)
 }
 
-// refusal keeps a refusal and calls anything else by the dependency that failed.
+// refusal keeps a refusal of the table and calls anything else by the dependency that failed.
 func refusal(err, dependency error) error {
-	if errors.Is(err, errOverload) {
+	if errors.Is(err, errOverload) || errors.Is(err, errNoRoom) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", dependency, err)
+}
+
+// different is what a digest says that is not the same; one that cannot be compared is a fault of its own.
+func different(err error) error {
+	if err != nil {
+		return fmt.Errorf("digest: %w", err)
+	}
+	return errConflict
 }
 
 func claimOf(box txn.Sealer, tenant store.Tenant, tx txn.Transaction, now time.Time) (store.Claim, error) {
@@ -87,38 +117,19 @@ func claimOf(box txn.Sealer, tenant store.Tenant, tx txn.Transaction, now time.T
 		Deadline: at.Add(time.Duration(tenant.DeadlineMS) * time.Millisecond), Body: body}, nil
 }
 
-// repeat answers for an id that stands in the store already.
-func (e *edge) repeat(ctx context.Context, tenant store.Tenant, box txn.Sealer, tx txn.Transaction, entry store.Entry, trace string) (acceptance, error) {
-	same, err := txn.SameDigest(box, entry.Digest, tx)
-	switch {
-	case err != nil:
-		return acceptance{}, fmt.Errorf("digest: %w", err)
-	case !same:
-		return acceptance{}, errConflict
-	case entry.Decided():
-		return acceptance{key: entry.Key, event: entry.Event, replayed: true}, nil
-	}
-	return e.adopt(ctx, tenant, entry, trace)
-}
-
-// adopt takes over an undecided claim, whoever made it: it is published again under its run, which the broker drops if it has
-// it; past its deadline it gets a new run and a new deadline first.
-func (e *edge) adopt(ctx context.Context, tenant store.Tenant, entry store.Entry, trace string) (acceptance, error) {
+// current returns an entry that a repeat found, ready to be published again under its run, whoever claimed it: the broker
+// drops what it has. Past its deadline an undecided one gets a new run and a new deadline first.
+func (e *edge) current(ctx context.Context, tenant store.Tenant, entry store.Entry) (store.Entry, error) {
 	now := txn.At(e.Clock.Now()).Time
-	if now.After(entry.Deadline) {
-		bounded, cancel := context.WithTimeout(ctx, claimTime)
-		defer cancel()
-		raised, err := e.Transactions.Raise(bounded, store.Raise{Key: entry.Key, FromRun: entry.Run, AcceptedAt: now,
-			Deadline: now.Add(time.Duration(tenant.DeadlineMS) * time.Millisecond)})
-		if err != nil && !errors.Is(err, store.ErrChanged) {
-			return acceptance{}, refusal(err, errStore)
-		}
-		entry = raised
+	if entry.Decided() || !now.After(entry.Deadline) {
+		return entry, nil
 	}
-	if entry.Decided() {
-		return acceptance{key: entry.Key, event: entry.Event, replayed: true}, nil
+	raised, err := e.Transactions.Raise(ctx, store.Raise{Key: entry.Key, FromRun: entry.Run, AcceptedAt: now,
+		Deadline: now.Add(time.Duration(tenant.DeadlineMS) * time.Millisecond)})
+	if errors.Is(err, store.ErrChanged) {
+		err = nil // somebody else raised it, or it is decided: that stands
 	}
-	return e.publish(ctx, entry.Claim, trace, true)
+	return raised, err
 }
 
 // publish announces a claim; what is not acknowledged in time is refused, and the claim stays for a repeat or the sweep.
@@ -127,11 +138,13 @@ func (e *edge) publish(ctx context.Context, c store.Claim, trace string, replaye
 	if err != nil {
 		return acceptance{}, err
 	}
-	f := e.flights.start(c.Key, c.AcceptedAt, c.Deadline)
+	f, fresh := e.flights.start(c.Key, c.AcceptedAt, c.Deadline)
 	bounded, cancel := context.WithTimeout(ctx, publishTime)
 	defer cancel()
 	if _, err := e.publishes.Do(bounded, out, errOverload); err != nil {
-		e.flights.drop(c.Key)
+		if fresh {
+			e.flights.drop(c.Key)
+		}
 		return acceptance{}, refusal(err, errBroker)
 	}
 	return acceptance{key: c.Key, flight: f, replayed: replayed}, nil
@@ -162,24 +175,32 @@ func (e *edge) writeClaims(claims []store.Claim) ([]store.Claimed, error) {
 
 // writePublishes is one group of submissions: one atomic batch, tried again with the same ids while the budget lasts.
 func (e *edge) writePublishes(outputs []stage.Output) ([]struct{}, error) {
-	give := time.Now().Add(publishTime)
+	whole, end := context.WithTimeout(context.Background(), publishTime)
+	defer end()
 	for {
-		ctx, cancel := context.WithTimeout(context.Background(), publishTry)
-		_, err := stage.Publish(ctx, e.JS, outputs)
+		try, cancel := context.WithTimeout(whole, publishTry)
+		_, err := e.Publish(try, outputs)
 		cancel()
 		if err == nil {
-			e.breaker.RecordSuccess()
+			e.gate.published()
 			return make([]struct{}, len(outputs)), nil
 		}
-		e.breaker.RecordFailure()
-		if time.Now().Add(publishTry).After(give) {
+		if streamFull(err) {
+			e.full.Store(true) // until housekeeping finds room again
+			return nil, errNoRoom
+		}
+		e.gate.failed()
+		if stage.Sleep(whole, publishPause) != nil {
 			return nil, err
 		}
 	}
 }
 
-// admits refuses while the broker is known not to answer; now and then one group tries.
-func (e *edge) admits() bool { return !e.breaker.IsOpen() || e.breaker.TryAcquirePermit() }
+// streamFull tells the refusal of a stream that discards new messages from any other.
+func streamFull(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == 10077 || api.ErrorCode == 10047) // its byte budget; the server's storage
+}
 
 // admit tells, before a body is read, whether there is room for one more transaction.
 func (e *edge) admit() error {
@@ -216,7 +237,7 @@ func public(stored []byte) ([]byte, error) {
 
 // await returns the decided event of an accepted transaction, or nil when it is not decided within wait. It is woken by the
 // decision's own message and looks into the store now and then in case that was lost.
-func (e *edge) await(ctx context.Context, a acceptance, wait time.Duration) ([]byte, error) {
+func (e *edge) await(ctx context.Context, a acceptance, wait time.Duration) []byte {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	var done chan struct{}
@@ -228,14 +249,14 @@ func (e *edge) await(ctx context.Context, a acceptance, wait time.Duration) ([]b
 		select {
 		case <-done:
 			timer.Stop()
-			return a.flight.event, nil
+			return a.flight.event
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, nil
+			return nil
 		case <-timer.C:
 		}
 		if entry, err := e.Transactions.Get(ctx, a.key); err == nil && entry.Decided() {
-			return entry.Event, nil
+			return entry.Event
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,13 +37,13 @@ const (
 type directory struct {
 	registry Registry
 	keys     *seal.Keyring
+	reading  sync.Mutex // of two reloads, the later one's view stands
 	current  atomic.Pointer[known]
 }
 
 type known struct {
-	byHash    map[string]*member
-	tenants   map[string]store.Tenant
-	endpoints map[string]store.Endpoint // by tenant/id
+	byHash  map[string]*member
+	tenants map[string]store.Tenant
 }
 
 // member is a key in use.
@@ -54,7 +55,24 @@ type member struct {
 
 func (m *member) may(role string) bool { return slices.Contains(m.Roles, role) }
 
+// allow takes one request off the key's rate, or says how long until the next one.
+func (m *member) allow() error {
+	if m.limiter == nil {
+		return nil
+	}
+	taken := m.limiter.Reserve()
+	wait := taken.Delay()
+	if wait == 0 {
+		return nil
+	}
+	taken.Cancel()
+	return later{errRate, wait}
+}
+
+// reload reads keys and tenants again; a key whose rate stays keeps what is left of its allowance.
 func (d *directory) reload(ctx context.Context) error {
+	d.reading.Lock()
+	defer d.reading.Unlock()
 	tenants, err := d.registry.Tenants(ctx)
 	if err != nil {
 		return err
@@ -63,17 +81,10 @@ func (d *directory) reload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	endpoints, err := d.registry.Endpoints(ctx)
-	if err != nil {
-		return err
-	}
 	last := d.current.Load()
-	next := &known{byHash: map[string]*member{}, tenants: map[string]store.Tenant{}, endpoints: map[string]store.Endpoint{}}
+	next := &known{byHash: map[string]*member{}, tenants: map[string]store.Tenant{}}
 	for _, t := range tenants {
 		next.tenants[t.ID] = t
-	}
-	for _, e := range endpoints {
-		next.endpoints[e.Tenant+"/"+e.ID] = e
 	}
 	for _, k := range keys {
 		m := &member{APIKey: k, tenant: next.tenants[k.Tenant]}
@@ -139,26 +150,4 @@ func (e *edge) bootstrap(ctx context.Context) error {
 		}
 	}
 	return e.Registry.PutKey(ctx, store.APIKey{ID: "key_bootstrap", Tenant: defaultTenant, Hash: hash, Roles: allRoles, Source: bootstrapSource, CreatedAt: now})
-}
-
-// addTenant makes a tenant's keys before it is known to anybody.
-func (e *edge) addTenant(ctx context.Context, t store.Tenant) error {
-	if err := e.Keys.Add(t.ID); err != nil {
-		return err
-	}
-	return e.Registry.PutTenant(ctx, t)
-}
-
-// endpoint returns a tenant's endpoint from the registry.
-func (e *edge) endpoint(ctx context.Context, tenant, id string) (store.Endpoint, error) {
-	all, err := e.Registry.Endpoints(ctx)
-	if err != nil {
-		return store.Endpoint{}, fmt.Errorf("%w: %w", errStore, err)
-	}
-	for _, x := range all {
-		if x.Tenant == tenant && x.ID == id {
-			return x, nil
-		}
-	}
-	return store.Endpoint{}, store.ErrNotFound
 }

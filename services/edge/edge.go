@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -14,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/nats-io/nats.go"
 
 	"crivo/pkg/app"
@@ -75,7 +75,7 @@ type edge struct {
 	Config
 	claims    *batch.Group[store.Claim, store.Claimed]
 	publishes *batch.Group[stage.Output, struct{}]
-	breaker   circuitbreaker.CircuitBreaker[any]
+	gate      gate
 	flights   *flights
 	directory *directory
 	metrics   *metrics
@@ -89,24 +89,29 @@ const groupSize = 128
 // drainTime is how long requests under way may take once the edge shuts down.
 const drainTime = 12 * time.Second
 
+// noticeTime is how long a draining edge says so before it stops listening: clients hear a 503 and not a cut connection.
+const noticeTime = 200 * time.Millisecond
+
+func newEdge(cfg Config) *edge {
+	e := &edge{Config: cfg, flights: newFlights(), metrics: newMetrics(cfg.Metrics), gate: newGate(), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
+	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
+	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
+	return e
+}
+
 // Run serves until ctx ends, then drains: it stops being ready, lets requests under way finish and publishes what it claimed.
 func Run(ctx context.Context, cfg Config) error {
 	if err := checkListener(cfg); err != nil {
 		return err
 	}
-	e := &edge{Config: cfg, flights: newFlights(), metrics: newMetrics(cfg.Metrics)}
-	// Three time-outs in a row open it; every 100 ms one group may try.
-	e.breaker = circuitbreaker.NewBuilder[any]().WithFailureThreshold(3).WithDelay(100 * time.Millisecond).Build()
-	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
-	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
-	e.directory = &directory{registry: cfg.Registry, keys: cfg.Keys}
+	e := newEdge(cfg)
 	if err := e.bootstrap(ctx); err != nil {
 		return fmt.Errorf("edge: %w", err)
 	}
 	// Watchers and the decisions' inbox outlive ctx, so that requests under way still hear their answer while draining.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	if err := streams.Watch(life, e.Conn, e.Log, e.directory.reload, streams.TopicKeys, streams.TopicTenants, streams.TopicEndpoints); err != nil {
+	if err := streams.Watch(life, e.Conn, e.Log, e.directory.reload, streams.TopicKeys, streams.TopicTenants); err != nil {
 		return fmt.Errorf("edge: %w", err)
 	}
 	heard, err := e.Conn.Subscribe(streams.EdgeSubject(e.Instance), e.hear)
@@ -117,14 +122,13 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := heard.SetPendingLimits(1<<18, 1<<28); err != nil {
 		return fmt.Errorf("edge: %w", err)
 	}
-	intake, err := e.intake(life)
+	leave, err := e.intake(life)
 	if err != nil {
 		return fmt.Errorf("edge: %w", err)
 	}
 	var side sync.WaitGroup
 	side.Go(func() { e.housekeeping(life) })
-	err = e.serve(ctx)
-	_ = intake.Stop()
+	err = e.serve(ctx, leave)
 	e.claims.Close()
 	e.publishes.Close()
 	end()
@@ -142,10 +146,18 @@ func checkListener(cfg Config) error {
 	return nil
 }
 
-// serve runs the HTTP server until ctx ends and the last request is answered.
-func (e *edge) serve(ctx context.Context) error {
-	server := &http.Server{Handler: e.routes(), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, IdleTimeout: 2 * time.Minute,
-		WriteTimeout: 30 * time.Second, TLSConfig: e.TLS, ErrorLog: nil}
+const headerTime = 5 * time.Second
+
+// server has a deadline for everything, also for bodies that no handler reads. The last one is longer than the slowest body
+// and the longest wait.
+func (e *edge) server() *http.Server {
+	return &http.Server{Handler: e.routes(), ReadHeaderTimeout: headerTime, ReadTimeout: headerTime + bodyTime, WriteTimeout: 30 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10, TLSConfig: e.TLS, ErrorLog: log.New(e.Log, "", 0)}
+}
+
+// serve runs the HTTP server until ctx ends and the last request is answered, those by NATS included.
+func (e *edge) serve(ctx context.Context, leaveIntake func()) error {
+	server := e.server()
 	listener := e.Listener
 	if e.TLS != nil {
 		listener = tls.NewListener(listener, e.TLS)
@@ -154,19 +166,29 @@ func (e *edge) serve(ctx context.Context) error {
 	go func() { failed <- server.Serve(listener) }()
 	select {
 	case err := <-failed:
+		leaveIntake()
 		return fmt.Errorf("edge: %w", err)
 	case <-ctx.Done():
 	}
-	e.draining.Store(true)
-	e.Health.Set("edge", "draining")
+	e.drain()
+	var intake sync.WaitGroup
+	intake.Go(leaveIntake)
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
+	_ = stage.Sleep(grace, noticeTime)
 	err := server.Shutdown(grace)
 	<-failed
 	if err != nil {
 		_ = server.Close()
 	}
+	intake.Wait()
 	return nil
+}
+
+// drain refuses what is new and says so.
+func (e *edge) drain() {
+	e.draining.Store(true)
+	e.Health.Set("edge", "draining")
 }
 
 // hear ends the flight of a decision that persist tells of.
@@ -176,7 +198,7 @@ func (e *edge) hear(m *nats.Msg) {
 	}
 }
 
-// housekeeping forgets lost flights and looks at the room in TX_SUBMITTED and at the store, once a second.
+// housekeeping forgets lost flights and looks at the room in the streams and at the store, once a second.
 func (e *edge) housekeeping(ctx context.Context) {
 	for stage.Sleep(ctx, time.Second) == nil {
 		e.flights.expire(e.Clock.Now())
@@ -187,21 +209,26 @@ func (e *edge) housekeeping(ctx context.Context) {
 	}
 }
 
-// noRoom is the share of TX_SUBMITTED's budget from which on nothing is accepted.
+// noRoom is the share of a stream's budget from which on nothing is accepted: what could not be decided must not come in.
 const noRoom = 0.9
 
 func (e *edge) checkRoom(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
-	stream, err := e.JS.Stream(ctx, streams.Submitted)
-	if err != nil {
-		e.Health.Set("broker", "the broker does not answer, or has no "+streams.Submitted)
-		return
+	crowded := ""
+	for _, step := range streams.Steps {
+		stream, err := e.JS.Stream(ctx, step.Stream)
+		if err != nil {
+			e.Health.Set("broker", "the broker does not answer, or has no "+step.Stream)
+			return
+		}
+		info := stream.CachedInfo()
+		if info.Config.MaxBytes > 0 && float64(info.State.Bytes) > noRoom*float64(info.Config.MaxBytes) {
+			crowded = step.Stream
+		}
 	}
-	info := stream.CachedInfo()
-	full := info.Config.MaxBytes > 0 && float64(info.State.Bytes) > noRoom*float64(info.Config.MaxBytes)
-	if e.full.Swap(full) != full {
-		e.Log.Warn().Bool("full", full).Uint64("bytes", info.State.Bytes).Msg("room in the submitted stream")
+	if full := crowded != ""; e.full.Swap(full) != full {
+		e.Log.Warn().Bool("full", full).Str("stream", crowded).Msg("room in the streams")
 	}
 	e.Health.Set("broker", "")
 }

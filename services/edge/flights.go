@@ -10,9 +10,10 @@ import (
 // flights are the transactions that this edge accepted and has not yet heard a decision of. They are what admission counts
 // and what waiters hang on.
 type flights struct {
-	mu      sync.Mutex
-	byKey   map[store.Key]*flight
-	latency time.Duration // smoothed, of decisions heard
+	mu       sync.Mutex
+	byKey    map[store.Key]*flight
+	boarding int           // between admission and the publish's outcome
+	latency  time.Duration // smoothed, of decisions heard
 }
 
 type flight struct {
@@ -27,16 +28,38 @@ const lostAfter = 5 * time.Second
 
 func newFlights() *flights { return &flights{byKey: map[store.Key]*flight{}} }
 
-// start tracks a transaction; a repeat joins the flight that is there.
-func (f *flights) start(key store.Key, accepted, deadline time.Time) *flight {
+// board takes a seat for a transaction that is about to be claimed; false when most are taken. The seat is free again by
+// leave.
+func (f *flights) board(most int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if x, ok := f.byKey[key]; ok {
-		return x
+	if len(f.byKey)+f.boarding >= most {
+		return false
 	}
-	x := &flight{accepted: accepted, expires: deadline.Add(lostAfter), done: make(chan struct{})}
+	f.boarding++
+	return true
+}
+
+func (f *flights) leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.boarding--
+}
+
+// start tracks a transaction; a repeat joins the flight that is there, and a renewed deadline is its own.
+func (f *flights) start(key store.Key, accepted, deadline time.Time) (x *flight, fresh bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	expires := deadline.Add(lostAfter)
+	if x, ok := f.byKey[key]; ok {
+		if expires.After(x.expires) {
+			x.accepted, x.expires = accepted, expires
+		}
+		return x, false
+	}
+	x = &flight{accepted: accepted, expires: expires, done: make(chan struct{})}
 	f.byKey[key] = x
-	return x
+	return x, true
 }
 
 // get returns the flight of key, nil when there is none.
@@ -60,7 +83,7 @@ func (f *flights) heard(key store.Key, event []byte, now time.Time) {
 	f.latency += (now.Sub(x.accepted) - f.latency) / 16
 }
 
-// drop ends a flight that never took off; its waiters read the store.
+// drop ends a flight that never took off; whoever joined it reads the store.
 func (f *flights) drop(key store.Key) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -85,5 +108,5 @@ func (f *flights) expire(now time.Time) {
 func (f *flights) load() (int, time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.byKey), f.latency
+	return len(f.byKey) + f.boarding, f.latency
 }

@@ -21,20 +21,27 @@ const intakeAtOnce = 512
 // reply is what HTTP would have answered.
 type reply struct {
 	Status   int            `json:"status"`
-	Location string         `json:"location,omitempty"`
-	Replayed bool           `json:"idempotent_replayed,omitempty"`
+	Location string         `json:"location,omitzero"`
+	Replayed bool           `json:"idempotent_replayed,omitzero"`
+	Retry    int            `json:"retry_after,omitzero"` // seconds
 	Body     jsontext.Value `json:"body"`
 }
 
 // intake answers tx.intake.<tenant> as a micro service; edges share the work by queue group. The user's permissions say which
-// tenants it may speak for.
-func (e *edge) intake(ctx context.Context) (micro.Service, error) {
+// tenants it may speak for. leave hands new requests to the other edges and returns once those under way are answered.
+func (e *edge) intake(ctx context.Context) (leave func(), err error) {
 	s, err := micro.AddService(e.Conn, micro.Config{Name: "crivo-edge", Version: "1.0.0", Description: "payments in, acceptance out", QueueGroup: "edge"})
 	if err != nil {
 		return nil, err
 	}
 	room := make(chan struct{}, intakeAtOnce)
-	return s, s.AddEndpoint("intake", micro.HandlerFunc(func(r micro.Request) {
+	leave = func() {
+		_ = s.Stop()
+		for range intakeAtOnce {
+			room <- struct{}{}
+		}
+	}
+	return leave, s.AddEndpoint("intake", micro.HandlerFunc(func(r micro.Request) {
 		select {
 		case room <- struct{}{}:
 		default:
@@ -43,10 +50,21 @@ func (e *edge) intake(ctx context.Context) (micro.Service, error) {
 		}
 		go func() {
 			defer func() { <-room }()
-			out, err := e.take(ctx, r)
-			e.respond(r, out, err)
+			e.serveIntake(ctx, r)
 		}()
 	}), micro.WithEndpointSubject(streams.Subject(streams.EventIntake, "*")))
+}
+
+// serveIntake answers one request, also one that makes it panic.
+func (e *edge) serveIntake(ctx context.Context, r micro.Request) {
+	defer func() {
+		if recover() != nil {
+			e.panicked("")
+			e.respond(r, reply{}, errPanic)
+		}
+	}()
+	out, err := e.take(ctx, r)
+	e.respond(r, out, err)
 }
 
 // take accepts one request by the same way as HTTP.
@@ -65,18 +83,17 @@ func (e *edge) take(ctx context.Context, r micro.Request) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	out := reply{Status: http.StatusAccepted, Location: "/v1/transactions/" + a.key.ID, Replayed: a.replayed}
 	if wait := preferWait(nats.Header(r.Headers()).Values("Prefer")); a.event == nil && wait > 0 {
-		if a.event, err = e.await(ctx, a, time.Duration(wait)*time.Second); err != nil {
-			return reply{}, err
-		}
+		a.event = e.await(ctx, a, time.Duration(wait)*time.Second)
 	}
-	if a.event == nil {
-		out.Body, err = json.Marshal(map[string]string{"id": a.key.ID, "status": "processing"}, json.Deterministic(true))
+	out := reply{Status: http.StatusAccepted, Replayed: a.replayed}
+	if a.event != nil {
+		out.Status = http.StatusOK
+		out.Body, err = public(a.event)
 		return out, err
 	}
-	out.Status = http.StatusOK
-	out.Body, err = public(a.event)
+	out.Location = location(a.key)
+	out.Body, err = json.Marshal(&underWay{ID: a.key.ID, Status: "processing"})
 	return out, err
 }
 
@@ -85,7 +102,7 @@ func tenantOf(subject string) string { return subject[strings.LastIndexByte(subj
 // respond replies; a refused request that nobody listens for is told on tx.rejected, with faults and without values.
 func (e *edge) respond(r micro.Request, out reply, err error) {
 	if err != nil {
-		p := problemOf(err, newRequestID(""))
+		p := problemOf(err, newRequestID(r.Headers().Get("X-Request-Id")))
 		if !p.known {
 			e.Log.Error().Err(err).Str("request_id", p.RequestID).Msg("intake failed")
 		}
@@ -93,9 +110,9 @@ func (e *edge) respond(r micro.Request, out reply, err error) {
 		if marshalErr != nil {
 			return
 		}
-		out = reply{Status: p.Status, Body: body}
+		out = reply{Status: p.Status, Retry: p.retry, Body: body}
 	}
-	e.metrics.requests.WithLabelValues("nats intake", http.StatusText(out.Status)).Inc()
+	e.metrics.counted("nats intake", out.Status)
 	data, marshalErr := json.Marshal(&out)
 	if marshalErr != nil {
 		return

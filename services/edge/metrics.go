@@ -32,7 +32,11 @@ func (m *metrics) group(name string) func(int) {
 	return func(n int) { h.Observe(float64(n)) }
 }
 
-func (m *metrics) answered(route string, status int, took time.Duration) {
+func (m *metrics) counted(route string, status int) {
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
+}
+
+func (m *metrics) answered(route string, status int, took time.Duration) {
+	m.counted(route, status)
 	m.duration.WithLabelValues(route).Observe(took.Seconds())
 }

@@ -3,8 +3,12 @@ package edge
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -15,6 +19,7 @@ import (
 // What can be wrong with a request. Each stands once in problems.
 var (
 	errMediaType    = errors.New("content type must be application/json")
+	errNoKey        = errors.New("a key is needed: Authorization: Bearer <key>")
 	errTooLarge     = errors.New("body over 64 KiB")
 	errSlowBody     = errors.New("body did not arrive in time")
 	errUnknownKey   = errors.New("no such key")
@@ -29,7 +34,7 @@ var (
 	errNoRoute      = errors.New("no such route")
 	errMethod       = errors.New("method not allowed")
 	errEncoding     = errors.New("content encoding must be identity or gzip")
-	errBadGzip      = errors.New("body is not gzip")
+	errBadBody      = errors.New("body cannot be read in its content encoding")
 	errTenantExists = errors.New("the tenant exists")
 )
 
@@ -41,8 +46,9 @@ var problems = []struct {
 	retry  int // seconds for Retry-After
 }{
 	{txn.ErrMalformed, http.StatusBadRequest, "malformed", 0},
-	{errBadGzip, http.StatusBadRequest, "malformed", 0},
+	{errBadBody, http.StatusBadRequest, "malformed", 0},
 	{store.ErrCursor, http.StatusBadRequest, "cursor", 0},
+	{errNoKey, http.StatusUnauthorized, "unauthorized", 0},
 	{errUnknownKey, http.StatusUnauthorized, "unauthorized", 0},
 	{errRole, http.StatusForbidden, "forbidden", 0},
 	{store.ErrNotFound, http.StatusNotFound, "not-found", 0},
@@ -75,6 +81,15 @@ type problem struct {
 	known     bool
 }
 
+// later is an error that says how long to stay away, where the table cannot know.
+type later struct {
+	error
+	after time.Duration
+}
+
+// Unwrap is the table's error.
+func (l later) Unwrap() error { return l.error }
+
 // problemOf describes err to a client.
 func problemOf(err error, requestID string) problem {
 	var faults txn.Faults
@@ -82,16 +97,34 @@ func problemOf(err error, requestID string) problem {
 		return problem{"urn:crivo:invalid", "Unprocessable Entity", http.StatusUnprocessableEntity, "fields are at fault", requestID, faults, 0, true}
 	}
 	for _, p := range problems {
-		if errors.Is(err, p.err) {
-			detail := p.err.Error()
-			if p.err == txn.ErrMalformed {
-				detail = err.Error() // it says where, and quotes nothing
-			}
-			return problem{"urn:crivo:" + p.slug, http.StatusText(p.status), p.status, detail, requestID, nil, p.retry, true}
+		if !errors.Is(err, p.err) {
+			continue
 		}
+		detail, retry := p.err.Error(), p.retry
+		if p.err == txn.ErrMalformed {
+			detail = strings.ReplaceAll(err.Error(), "\n", ": ") // it says where, and quotes nothing
+		}
+		var l later
+		if errors.As(err, &l) {
+			retry = int(math.Ceil(l.after.Seconds()))
+		}
+		return problem{"urn:crivo:" + p.slug, http.StatusText(p.status), p.status, detail, requestID, nil, max(retry, p.retry), true}
 	}
 	return problem{"urn:crivo:internal", "Internal Server Error", http.StatusInternalServerError, "something failed inside; the request id finds it in the log",
 		requestID, nil, 0, false}
+}
+
+// challenge is what RFC 6750 wants said to a key that is missing, wrong or lacks a role.
+func challenge(err error) string {
+	switch {
+	case errors.Is(err, errNoKey):
+		return `Bearer realm="crivo"`
+	case errors.Is(err, errUnknownKey):
+		return `Bearer realm="crivo", error="invalid_token"`
+	case errors.Is(err, errRole):
+		return `Bearer realm="crivo", error="insufficient_scope"`
+	}
+	return ""
 }
 
 // fail answers with a problem document; an error of no known kind is logged, since its text goes no further.
@@ -102,32 +135,38 @@ func (e *edge) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
 	if p.retry > 0 {
 		h.Set("Retry-After", strconv.Itoa(p.retry))
 	}
-	if p.Status == http.StatusUnauthorized {
-		h.Set("WWW-Authenticate", `Bearer realm="crivo"`)
+	if c := challenge(err); c != "" {
+		h.Set("WWW-Authenticate", c)
 	}
 	if p.Status == http.StatusRequestEntityTooLarge || p.Status == http.StatusRequestTimeout {
-		h.Set("Connection", "close")
+		h.Set("Connection", "close") // what is left of the body is not waited for
+	}
+	leaveUnread(w, r)
+	body, err := json.Marshal(&p)
+	if err != nil {
+		body = []byte("{}")
 	}
 	w.WriteHeader(p.Status)
-	body, err := json.Marshal(&p)
-	if err == nil {
-		_, _ = w.Write(body)
-	}
+	_, _ = w.Write(body)
 }
 
-func answer(w http.ResponseWriter, status int, v any) {
+// answer writes v as JSON; on an error nothing is written yet.
+func answer(w http.ResponseWriter, status int, v any) error {
 	body, err := json.Marshal(v, json.Deterministic(true))
 	if err != nil {
-		status, body = http.StatusInternalServerError, []byte(`{}`)
+		return fmt.Errorf("answer: %w", err)
 	}
 	write(w, status, body)
+	return nil
 }
 
 func write(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
 }

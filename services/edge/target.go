@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"net/url"
+	"strconv"
 )
 
 // What a webhook URL must not be. The address itself is judged again at every dial, since names change.
@@ -19,12 +20,14 @@ var (
 func (e *edge) urlAllowed(text string) error {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Host == "" || u.Opaque != "" || len(text) > 2048 || u.Fragment != "":
+	case err != nil || u.Hostname() == "" || u.Opaque != "" || len(text) > 2048 || u.Fragment != "":
 		return errURL
 	case u.User != nil:
 		return errUser
 	case u.Scheme != "https" && u.Scheme != "http":
 		return errScheme
+	case u.Port() != "" && !realPort(u.Port()):
+		return errPort
 	case e.own(u.Hostname()):
 		return nil
 	case u.Scheme != "https":
@@ -35,6 +38,12 @@ func (e *edge) urlAllowed(text string) error {
 	return nil
 }
 
+func realPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
+}
+
+// own tells whether host is an address literal, or localhost, that the operator allows.
 func (e *edge) own(host string) bool {
 	if host == "localhost" {
 		host = "127.0.0.1"

@@ -97,10 +97,10 @@ type APIKey struct {
 	Tenant    string    `json:"tenant"`
 	Hash      string    `json:"-"` // keyed hash of the secret
 	Roles     []string  `json:"roles"`
-	Rate      float64   `json:"rate,omitempty"` // requests a second, 0 = no limit
-	Source    string    `json:"-"`              // "env" for the key made from CRIVO_API_KEY
+	Rate      float64   `json:"rate,omitzero"` // requests a second, 0 = no limit
+	Source    string    `json:"-"`             // "env" for the key made from CRIVO_API_KEY
 	CreatedAt txn.Time  `json:"created_at"`
-	ExpiresAt *txn.Time `json:"expires_at,omitempty"`
+	ExpiresAt *txn.Time `json:"expires_at,omitzero"`
 }
 
 // Endpoint is where a tenant wants its webhooks.
@@ -109,9 +109,9 @@ type Endpoint struct {
 	Tenant      string            `json:"-"`
 	URL         string            `json:"url"`
 	Events      []string          `json:"events"` // empty: all
-	Description string            `json:"description,omitempty"`
+	Description string            `json:"description,omitzero"`
 	Payload     string            `json:"payload"` // thin, full
-	Headers     map[string]string `json:"headers,omitempty"`
+	Headers     map[string]string `json:"headers,omitzero"`
 	Status      string            `json:"status"` // active, paused, disabled
 	Secrets     []Secret          `json:"-"`
 	CreatedAt   txn.Time          `json:"created_at"`
@@ -158,10 +158,10 @@ type Attempt struct {
 	TLSMS         int64     `json:"tls_ms"`
 	FirstByteMS   int64     `json:"first_byte_ms"`
 	DurationMS    int64     `json:"duration_ms"`
-	Status        int       `json:"status,omitempty"`
-	Error         string    `json:"error,omitempty"` // class: timeout, dns, connect, tls, blocked, redirect, …
-	Response      string    `json:"response,omitempty"`
-	NextAttemptAt *txn.Time `json:"next_attempt_at,omitempty"`
+	Status        int       `json:"status,omitzero"`
+	Error         string    `json:"error,omitzero"` // class: timeout, dns, connect, tls, blocked, redirect, …
+	Response      string    `json:"response,omitzero"`
+	NextAttemptAt *txn.Time `json:"next_attempt_at,omitzero"`
 }
 
 // DeliveryQuery selects deliveries of one tenant, newest first; zero fields do not filter. Cursor is opaque.
@@ -178,7 +178,7 @@ type Act struct {
 	Tenant string         `json:"tenant"` // "" for the installation
 	Action string         `json:"action"` // endpoint.create, key.delete, …
 	Target string         `json:"target"`
-	Detail map[string]any `json:"detail,omitempty"` // never a secret, never personal data
+	Detail map[string]any `json:"detail,omitzero"` // never a secret, never personal data
 }
 
 // Transaction reads the sealed transaction that an undecided entry holds.

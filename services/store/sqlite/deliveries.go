@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -171,8 +170,11 @@ func (d *Deliveries) Get(ctx context.Context, tenant, id string) (store.Delivery
 		return store.Delivery{}, fmt.Errorf("get delivery: %w", err)
 	}
 	found, err := scanDeliveries(rows)
-	if err != nil || len(found) == 0 {
-		return store.Delivery{}, errors.Join(err, store.ErrNotFound)
+	switch {
+	case err != nil:
+		return store.Delivery{}, fmt.Errorf("get delivery: %w", err)
+	case len(found) == 0:
+		return store.Delivery{}, store.ErrNotFound
 	}
 	return found[0], nil
 }

@@ -1,0 +1,352 @@
+package edge_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"crivo/services/edge"
+	"crivo/services/store"
+	"crivo/streams"
+)
+
+func (e *running) made(path, body string) answer {
+	e.t.Helper()
+	a := e.do(http.MethodPost, path, body)
+	if a.status != http.StatusCreated {
+		e.t.Fatalf("%s %s: %d %s", path, body, a.status, a.body)
+	}
+	return a
+}
+
+// as is the same edge, asked with another key.
+func (e *running) as(key string) *running {
+	other := *e
+	other.key = key
+	return &other
+}
+
+func TestAChangedFirstKeyTakesTheOldOnesPlace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	old := r.edge("a", func(c *edge.Config) { c.BootstrapKey = "the-key-of-yesterday" })
+	if a := old.do(http.MethodGet, "/v1/keys", ""); a.status != http.StatusOK {
+		t.Fatalf("the first key: %d", a.status)
+	}
+	old.stop()
+	now := r.edge("b", func(c *edge.Config) { c.BootstrapKey = "the-key-of-today-is-another" })
+	if a := now.do(http.MethodGet, "/v1/keys", ""); a.status != http.StatusOK || strings.Count(a.body, `"id"`) != 1 {
+		t.Errorf("the new key: %d %s", a.status, a.body)
+	}
+	if a := now.as("the-key-of-yesterday").do(http.MethodGet, "/v1/keys", ""); a.status != http.StatusUnauthorized {
+		t.Errorf("the old key: %d", a.status)
+	}
+	again := r.edge("c", func(c *edge.Config) { c.BootstrapKey = "the-key-of-today-is-another" })
+	if keys, err := r.registry.Keys(t.Context()); err != nil || len(keys) != 1 {
+		t.Errorf("a restart with the same key: %v %v", keys, err)
+	}
+	again.stop()
+}
+
+func TestAReloadGivesNoNewAllowance(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	slow := e.as(e.made("/v1/keys", `{"roles":["read"],"rate":0.001}`).member("key"))
+	if a := slow.do(http.MethodGet, "/v1/transactions/x", ""); a.status != http.StatusNotFound {
+		t.Fatalf("the first request: %d", a.status)
+	}
+	for _, when := range []string{"spent", "after a reload"} {
+		a := slow.do(http.MethodGet, "/v1/transactions/x", "")
+		if a.status != http.StatusTooManyRequests || a.slug() != "rate" {
+			t.Errorf("%s: %d %s", when, a.status, a.body)
+		}
+		if wait, err := time.ParseDuration(a.header.Get("Retry-After") + "s"); err != nil || wait < 900*time.Second || wait > 1000*time.Second {
+			t.Errorf("%s: Retry-After %q at one request in 1000 s", when, a.header.Get("Retry-After"))
+		}
+		e.made("/v1/keys", `{"roles":["read"]}`) // makes every edge read the directory again
+	}
+}
+
+func TestAKeyWithoutATenantIsOfTheAskingKeys(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	e.made("/v1/tenants", `{"id":"acme"}`)
+	operator := e.as(e.made("/v1/keys", `{"tenant":"acme","roles":["operator"]}`).member("key"))
+	id := operator.made("/v1/keys", `{"roles":["read"],"tenant":null}`).member("id")
+	keys, err := r.registry.Keys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys {
+		if k.ID == id && k.Tenant != "acme" {
+			t.Errorf("made for %s", k.Tenant)
+		}
+	}
+}
+
+func TestAKeyIsGoodOnEveryEdgeUntilItIsWithdrawnOrExpires(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a, b := r.edge("a"), r.edge("b")
+	made := a.made("/v1/keys", `{"roles":["read"]}`)
+	status := func(e *running, key string) int {
+		return e.as(key).do(http.MethodGet, "/v1/transactions/x", "").status
+	}
+	if got := status(a, made.member("key")); got != http.StatusNotFound {
+		t.Errorf("at once where it was made: %d", got)
+	}
+	r.await("the other edge to know the key", func() bool { return status(b, made.member("key")) == http.StatusNotFound })
+	if d := b.do(http.MethodDelete, "/v1/keys/"+made.member("id"), ""); d.status != http.StatusNoContent || d.body != "" {
+		t.Errorf("delete: %d %s", d.status, d.body)
+	}
+	if got := status(b, made.member("key")); got != http.StatusUnauthorized {
+		t.Errorf("at once where it was withdrawn: %d", got)
+	}
+	r.await("the other edge to refuse it", func() bool { return status(a, made.member("key")) == http.StatusUnauthorized })
+	short := a.made("/v1/keys", `{"roles":["read"],"expires_at":"`+r.clock.Now().Add(time.Minute).Format(time.RFC3339)+`"}`).member("key")
+	r.clock.add(2 * time.Minute)
+	if got := status(a, short); got != http.StatusUnauthorized {
+		t.Errorf("expired: %d", got)
+	}
+}
+
+func TestEveryBadMemberOfAnOperatorsBodyIsTold(t *testing.T) {
+	t.Parallel()
+	e := newRig(t).edge("a")
+	for _, c := range []struct {
+		name, path, body string
+		status           int
+		want             []string
+	}{
+		{"a key of nothing", "/v1/keys", `{}`, 422, []string{`"/roles","code":"required"`}},
+		{"a key with everything wrong", "/v1/keys", `{"tenant":"nobody","roles":["god"],"rate":-1,"expires_at":"2020-01-01T00:00:00Z"}`, 422,
+			[]string{`"/tenant","code":"format"`, `"/roles","code":"format"`, `"/rate","code":"range"`, `"/expires_at","code":"range"`}},
+		{"a key with every type wrong", "/v1/keys", `{"tenant":1,"roles":"read","rate":"1","expires_at":"soon","more":1}`, 422,
+			[]string{`"/tenant","code":"type"`, `"/roles","code":"type"`, `"/rate","code":"type"`, `"/expires_at","code":"type"`, `"/more","code":"unknown_field"`}},
+		{"a tenant of nothing", "/v1/tenants", `{}`, 422, []string{`"/id","code":"required"`}},
+		{"a tenant with everything wrong", "/v1/tenants", `{"id":"A/b","deadline_ms":10,"time_zone":"Local"}`, 422,
+			[]string{`"/id","code":"format"`, `"/deadline_ms","code":"range"`, `"/time_zone","code":"format"`}},
+		{"a tenant that exists", "/v1/tenants", `{"id":"default"}`, 409, nil},
+		{"an endpoint without url", "/v1/webhook-endpoints", `{"payload":"fat"}`, 422, []string{`"/url","code":"required"`, `"/payload","code":"format"`}},
+		{"a duplicate name", "/v1/keys", `{"roles":["read"],"roles":["read"]}`, 400, nil},
+		{"a duplicate name inside", "/v1/webhook-endpoints", `{"url":"https://example.com/","headers":{"a":"1","a":"2"}}`, 400, nil},
+		{"trailing data", "/v1/keys", `{"roles":["read"]} {}`, 400, nil},
+		{"broken JSON", "/v1/keys", `{"roles":["read"]`, 400, nil},
+		{"no object", "/v1/keys", `[]`, 400, nil},
+		{"null", "/v1/keys", `null`, 400, nil},
+		{"nine levels", "/v1/keys", `{"roles":[[[[[[[["read"]]]]]]]]}`, 400, nil},
+	} {
+		a := e.do(http.MethodPost, c.path, c.body)
+		if a.status != c.status || a.slug() == "" || strings.Contains(a.body, "god") || strings.Count(a.body, `"code"`) != len(c.want) {
+			t.Errorf("%s: %d %s", c.name, a.status, a.body)
+		}
+		for _, w := range c.want {
+			if !strings.Contains(a.body, `"pointer":`+w) {
+				t.Errorf("%s: no %s in %s", c.name, w, a.body)
+			}
+		}
+	}
+}
+
+func TestNoActWithoutItsRecord(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	endpoint := r.edge("a").made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id")
+	r.audit = func(context.Context, store.Act) error { return errDown }
+	e := r.edge("b")
+	for _, c := range []struct{ method, path, body string }{
+		{http.MethodPost, "/v1/keys", `{"roles":["read"]}`},
+		{http.MethodPost, "/v1/tenants", `{"id":"acme"}`},
+		{http.MethodPost, "/v1/webhook-endpoints", `{"url":"https://example.com/"}`},
+		{http.MethodPatch, "/v1/webhook-endpoints/" + endpoint, `{"paused":true}`},
+		{http.MethodPost, "/v1/webhook-endpoints/" + endpoint + "/rotate-secret", `{}`},
+		{http.MethodDelete, "/v1/webhook-endpoints/" + endpoint, ""},
+		{http.MethodDelete, "/v1/keys/key_bootstrap", ""},
+	} {
+		refused(t, e.do(c.method, c.path, c.body), "store")
+	}
+	keys, _ := r.registry.Keys(t.Context())
+	tenants, _ := r.registry.Tenants(t.Context())
+	endpoints, _ := r.registry.Endpoints(t.Context())
+	if len(keys) != 1 || len(tenants) != 1 || len(endpoints) != 1 || endpoints[0].Status != "active" || len(endpoints[0].Secrets) != 1 {
+		t.Errorf("something was done: %v %v %v", keys, tenants, endpoints)
+	}
+}
+
+// registry is one whose reads or deletes can fail.
+type registry struct {
+	edge.Registry
+	fails func(call string) bool
+}
+
+func (r registry) Keys(ctx context.Context) ([]store.APIKey, error) {
+	if r.fails("keys") {
+		return nil, errDown
+	}
+	return r.Registry.Keys(ctx)
+}
+
+func (r registry) Endpoints(ctx context.Context) ([]store.Endpoint, error) {
+	if r.fails("endpoints") {
+		return nil, errDown
+	}
+	return r.Registry.Endpoints(ctx)
+}
+
+func (r registry) DeleteEndpoint(ctx context.Context, tenant, id string) error {
+	if r.fails("delete") {
+		return errDown
+	}
+	return r.Registry.DeleteEndpoint(ctx, tenant, id)
+}
+
+// deliveries always fail.
+type deliveries struct{ edge.Deliveries }
+
+func (deliveries) Get(context.Context, string, string) (store.Delivery, error) {
+	return store.Delivery{}, errDown
+}
+
+func (deliveries) List(context.Context, store.DeliveryQuery) ([]store.Delivery, string, error) {
+	return nil, "", errDown
+}
+
+func TestARegistryThatIsDownIsAWhole503(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	failing := make(chan string, 1)
+	fails := func(call string) bool {
+		select {
+		case now := <-failing:
+			failing <- now
+			return now == call
+		default:
+			return false
+		}
+	}
+	e := r.edge("a", func(c *edge.Config) { c.Registry, c.Deliveries = registry{r.registry, fails}, deliveries{c.Deliveries} })
+	id := e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id")
+	refused(t, e.do(http.MethodGet, "/v1/deliveries", ""), "store")
+	refused(t, e.do(http.MethodGet, "/v1/deliveries/dlv_x", ""), "store")
+	failing <- "delete"
+	refused(t, e.do(http.MethodDelete, "/v1/webhook-endpoints/"+id, ""), "store")
+	<-failing
+	failing <- "endpoints"
+	refused(t, e.do(http.MethodGet, "/v1/webhook-endpoints", ""), "store")
+	refused(t, e.do(http.MethodGet, "/v1/webhook-endpoints/"+id, ""), "store")
+	<-failing
+	failing <- "keys"
+	refused(t, e.do(http.MethodGet, "/v1/keys", ""), "store")
+	refused(t, e.do(http.MethodPost, "/v1/tenants", `{"id":"late"}`), "store") // made, but not known here yet
+	<-failing
+	if a := e.do(http.MethodDelete, "/v1/webhook-endpoints/"+id, ""); a.status != http.StatusNoContent {
+		t.Errorf("afterwards: %d %s", a.status, a.body)
+	}
+	if a := e.do(http.MethodDelete, "/v1/webhook-endpoints/"+id, ""); a.status != http.StatusNotFound {
+		t.Errorf("twice: %d %s", a.status, a.body)
+	}
+}
+
+func TestRotationKeepsTheOldSecretsUntilTheirGraceEnds(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	made := e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`)
+	rotate := "/v1/webhook-endpoints/" + made.member("id") + "/rotate-secret"
+	second := e.do(http.MethodPost, rotate, `{"grace_s":60}`).member("secret")
+	third := e.do(http.MethodPost, rotate, `{"grace_s":600}`).member("secret")
+	signing := func() (out []string) {
+		all, err := r.registry.Endpoints(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		box, err := r.keys.Box("default")
+		if err != nil {
+			t.Fatal(err)
+		}
+		secrets, err := all[0].OpenSecrets(box, r.clock.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range secrets {
+			out = append(out, s.Reveal())
+		}
+		return out
+	}
+	for _, c := range []struct {
+		after time.Duration
+		want  []string
+	}{
+		{0, []string{third, second, made.member("secret")}},
+		{61 * time.Second, []string{third, second}},
+		{600 * time.Second, []string{third}},
+	} {
+		r.clock.add(c.after)
+		if got := signing(); strings.Join(got, " ") != strings.Join(c.want, " ") {
+			t.Errorf("after %s more: %v, want %v", c.after, got, c.want)
+		}
+	}
+	if fourth := e.do(http.MethodPost, rotate, `{"grace_s":0}`).member("secret"); strings.Join(signing(), " ") != fourth {
+		t.Errorf("without grace: %v", signing())
+	}
+	if a := e.do(http.MethodPost, rotate, `{"grace_s":604801}`); a.status != 422 {
+		t.Errorf("over a week: %d", a.status)
+	}
+}
+
+func TestATenantMayHaveAHundredEndpoints(t *testing.T) {
+	t.Parallel()
+	e := newRig(t).edge("a")
+	for range 100 {
+		e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`)
+	}
+	if a := e.do(http.MethodPost, "/v1/webhook-endpoints", `{"url":"https://example.com/"}`); a.status != 422 {
+		t.Errorf("the next one: %d %s", a.status, a.body)
+	}
+}
+
+func TestAFullStreamIsRefusedBeforeAnythingIsClaimed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.stream(func(c *jetstream.StreamConfig) { c.MaxBytes = 4096 })
+	for r.fill() {
+	}
+	e := r.edge("a")
+	r.await("no room", func() bool { return e.post(r.payment("x")).slug() == "no-room" })
+	before := r.store.claimed()
+	refused(t, e.post(r.payment("y")), "no-room")
+	if r.store.claimed() != before {
+		t.Error("claimed what cannot be published")
+	}
+	r.stream(func(*jetstream.StreamConfig) {})
+	r.await("room again", func() bool { return e.post(r.payment("z")).status == http.StatusAccepted })
+}
+
+// A step that cannot publish holds everything up behind it: the edge must not wait until that reaches TX_SUBMITTED.
+func TestAFullStreamFurtherOnIsRefusedToo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if _, err := r.js.UpdateStream(t.Context(), jetstream.StreamConfig{Name: streams.Scored, Subjects: []string{"tx.scored.*"}, MaxBytes: 4096,
+		Discard: jetstream.DiscardNew}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := r.js.Publish(t.Context(), "tx.scored.default", make([]byte, 200)); err != nil {
+			break
+		}
+	}
+	e := r.edge("a")
+	r.await("no room", func() bool { return e.post(r.payment("x")).slug() == "no-room" })
+}
+
+// fill puts one more message into TX_SUBMITTED; false when it is full.
+func (r *rig) fill() bool {
+	_, err := r.js.Publish(r.t.Context(), streams.Subject(streams.EventSubmitted, "x"), make([]byte, 256))
+	return err == nil
+}

@@ -1,0 +1,307 @@
+package edge
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"crivo/pkg/txn"
+	"crivo/pkg/webhook"
+	"crivo/services/store"
+	"crivo/streams"
+)
+
+// Limits of what a tenant may ask of webhooks.
+const (
+	maxEndpoints   = 100
+	maxEvents      = 32
+	maxHeaders     = 16
+	maxDescription = 256 // bytes
+	maxGrace       = 7 * 24 * time.Hour
+	defaultGrace   = 24 * time.Hour
+)
+
+// endpointAnswer is an endpoint as clients see it; Secret is there once, when it was made.
+type endpointAnswer struct {
+	store.Endpoint
+	Breaker string `json:"breaker"`
+	Secret  string `json:"secret,omitempty"`
+}
+
+func shown(e store.Endpoint) endpointAnswer {
+	if e.Events == nil {
+		e.Events = []string{}
+	}
+	return endpointAnswer{Endpoint: e, Breaker: "closed"}
+}
+
+// endpointChange is the body of POST and PATCH; nil members stay as they are.
+type endpointChange struct {
+	URL         *string
+	Events      *[]string
+	Description *string
+	Payload     *string
+	Headers     *map[string]string
+	Paused      *bool
+}
+
+func (c *endpointChange) members() members {
+	return members{"url": &c.URL, "events": &c.Events, "description": &c.Description, "payload": &c.Payload, "headers": &c.Headers, "paused": &c.Paused}
+}
+
+// faults returns everything that is wrong with a change.
+func (c *endpointChange) faults(allowed func(url string) error) txn.Faults {
+	var faults txn.Faults
+	fault := func(pointer, code, detail string) {
+		faults = append(faults, txn.Fault{Pointer: pointer, Code: code, Detail: detail})
+	}
+	if c.URL != nil {
+		if err := allowed(*c.URL); err != nil {
+			fault("/url", txn.WrongFormat, err.Error())
+		}
+	}
+	if c.Events != nil {
+		eventFaults(*c.Events, fault)
+	}
+	if c.Description != nil && len(*c.Description) > maxDescription {
+		fault("/description", txn.TooLong, "at most 256 bytes")
+	}
+	if c.Payload != nil && *c.Payload != "thin" && *c.Payload != "full" {
+		fault("/payload", txn.WrongFormat, "must be thin or full")
+	}
+	if c.Headers != nil {
+		headerFaults(*c.Headers, fault)
+	}
+	return faults
+}
+
+var (
+	headerName  = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+	headerValue = regexp.MustCompile(`^[\x20-\x7e]{0,512}$`)
+	eventType   = regexp.MustCompile(`^[a-z_]+(\.[a-z_]+)*(\.\*)?$`)
+)
+
+func eventFaults(events []string, fault func(pointer, code, detail string)) {
+	if len(events) > maxEvents {
+		fault("/events", txn.TooLong, "at most 32 event types")
+		return
+	}
+	for i, t := range events {
+		if len(t) > 64 || !eventType.MatchString(t) {
+			fault("/events/"+strconv.Itoa(i), txn.WrongFormat, "an event type such as transaction.decided, or a prefix such as transaction.*")
+		}
+	}
+}
+
+func headerFaults(headers map[string]string, fault func(pointer, code, detail string)) {
+	if len(headers) > maxHeaders {
+		fault("/headers", txn.TooLong, "at most 16 headers")
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		if !headerName.MatchString(name) || !headerValue.MatchString(headers[name]) || forbiddenHeader(name) {
+			fault("/headers"+pointer(name), txn.WrongFormat, "a header of your own, none that HTTP or Standard Webhooks uses")
+		}
+	}
+}
+
+func forbiddenHeader(name string) bool {
+	name = strings.ToLower(name)
+	return strings.HasPrefix(name, "webhook-") || slices.Contains([]string{"host", "content-length", "content-type", "transfer-encoding",
+		"connection", "user-agent", "accept-encoding", "te", "trailer", "upgrade", "expect"}, name)
+}
+
+// apply makes the change.
+func (c *endpointChange) apply(to *store.Endpoint) {
+	set(&to.URL, c.URL)
+	set(&to.Events, c.Events)
+	set(&to.Description, c.Description)
+	set(&to.Payload, c.Payload)
+	set(&to.Headers, c.Headers)
+	if c.Paused != nil {
+		to.Status = map[bool]string{true: "paused", false: "active"}[*c.Paused]
+	}
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+func (e *edge) postEndpoint(w http.ResponseWriter, r *http.Request, m *member) error {
+	var change endpointChange
+	if err := change.members().read(w, r); err != nil {
+		return err
+	}
+	faults := change.faults(e.urlAllowed)
+	if change.URL == nil {
+		faults = append(faults, txn.Fault{Pointer: "/url", Code: txn.Required, Detail: "is required"})
+	}
+	if len(faults) > 0 {
+		return faults
+	}
+	all, err := e.tenantEndpoints(r.Context(), m.Tenant)
+	if err != nil {
+		return err
+	}
+	if len(all) >= maxEndpoints {
+		return txn.Faults{{Pointer: "", Code: txn.OutOfRange, Detail: "at most 100 endpoints"}}
+	}
+	made := store.Endpoint{ID: "ep_" + rand.Text(), Tenant: m.Tenant, Payload: "thin", Status: "active", Events: []string{}, CreatedAt: txn.At(e.Clock.Now())}
+	change.apply(&made)
+	secret := webhook.NewSecret()
+	if err := e.addSecret(&made, secret, 0); err != nil {
+		return err
+	}
+	if err := e.saveEndpoint(r.Context(), m, "endpoint.create", made); err != nil {
+		return err
+	}
+	out := shown(made)
+	out.Secret = secret.Reveal()
+	w.Header().Set("Location", "/v1/webhook-endpoints/"+made.ID)
+	return answer(w, http.StatusCreated, &out)
+}
+
+// addSecret puts a secret in front; the others end after grace.
+func (e *edge) addSecret(to *store.Endpoint, secret webhook.Secret, grace time.Duration) error {
+	box, err := e.Keys.Box(to.Tenant)
+	if err != nil {
+		return err
+	}
+	sealed, err := store.SealSecret(box, to.ID, secret)
+	if err != nil {
+		return err
+	}
+	now := e.Clock.Now()
+	kept := []store.Secret{sealed}
+	for _, old := range to.Secrets {
+		if old.Until.IsZero() {
+			old.Until = now.Add(grace)
+		}
+		if now.Before(old.Until) {
+			kept = append(kept, old)
+		}
+	}
+	to.Secrets = kept
+	return nil
+}
+
+func (e *edge) saveEndpoint(ctx context.Context, m *member, action string, x store.Endpoint) error {
+	if err := e.record(ctx, m, action, x.ID, map[string]any{"status": x.Status, "payload": x.Payload}); err != nil {
+		return err
+	}
+	if err := e.Registry.PutEndpoint(ctx, x); err != nil {
+		return fmt.Errorf("%w: %w", errStore, err)
+	}
+	e.announce(streams.TopicEndpoints)
+	return nil
+}
+
+func (e *edge) tenantEndpoints(ctx context.Context, tenant string) ([]store.Endpoint, error) {
+	all, err := e.Registry.Endpoints(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errStore, err)
+	}
+	return slices.DeleteFunc(all, func(x store.Endpoint) bool { return x.Tenant != tenant }), nil
+}
+
+// endpoint returns one of a tenant's endpoints.
+func (e *edge) endpoint(ctx context.Context, tenant, id string) (store.Endpoint, error) {
+	all, err := e.tenantEndpoints(ctx, tenant)
+	if err != nil {
+		return store.Endpoint{}, err
+	}
+	if i := slices.IndexFunc(all, func(x store.Endpoint) bool { return x.ID == id }); i >= 0 {
+		return all[i], nil
+	}
+	return store.Endpoint{}, store.ErrNotFound
+}
+
+func (e *edge) getEndpoints(w http.ResponseWriter, r *http.Request, m *member) error {
+	all, err := e.tenantEndpoints(r.Context(), m.Tenant)
+	if err != nil {
+		return err
+	}
+	items := make([]endpointAnswer, len(all))
+	for i, x := range all {
+		items[i] = shown(x)
+	}
+	return answer(w, http.StatusOK, map[string]any{"items": items})
+}
+
+func (e *edge) getEndpoint(w http.ResponseWriter, r *http.Request, m *member) error {
+	x, err := e.endpoint(r.Context(), m.Tenant, pathID(r))
+	if err != nil {
+		return err
+	}
+	out := shown(x)
+	return answer(w, http.StatusOK, &out)
+}
+
+func (e *edge) patchEndpoint(w http.ResponseWriter, r *http.Request, m *member) error {
+	var change endpointChange
+	if err := change.members().read(w, r); err != nil {
+		return err
+	}
+	x, err := e.endpoint(r.Context(), m.Tenant, pathID(r))
+	if err != nil {
+		return err
+	}
+	if err := orNil(change.faults(e.urlAllowed)); err != nil {
+		return err
+	}
+	change.apply(&x)
+	if err := e.saveEndpoint(r.Context(), m, "endpoint.update", x); err != nil {
+		return err
+	}
+	out := shown(x)
+	return answer(w, http.StatusOK, &out)
+}
+
+func (e *edge) deleteEndpoint(w http.ResponseWriter, r *http.Request, m *member) error {
+	x, err := e.endpoint(r.Context(), m.Tenant, pathID(r))
+	if err != nil {
+		return err
+	}
+	if err := e.record(r.Context(), m, "endpoint.delete", x.ID, nil); err != nil {
+		return err
+	}
+	if err := e.Registry.DeleteEndpoint(r.Context(), m.Tenant, x.ID); err != nil {
+		return missing(err)
+	}
+	e.announce(streams.TopicEndpoints)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (e *edge) rotateSecret(w http.ResponseWriter, r *http.Request, m *member) error {
+	grace := int(defaultGrace / time.Second)
+	if err := (members{"grace_s": &grace}).read(w, r); err != nil {
+		return err
+	}
+	if grace < 0 || grace > int(maxGrace/time.Second) {
+		return txn.Faults{{Pointer: "/grace_s", Code: txn.OutOfRange, Detail: "must be between 0 and 604800 seconds"}}
+	}
+	x, err := e.endpoint(r.Context(), m.Tenant, pathID(r))
+	if err != nil {
+		return err
+	}
+	secret := webhook.NewSecret()
+	if err := e.addSecret(&x, secret, time.Duration(grace)*time.Second); err != nil {
+		return err
+	}
+	if err := e.saveEndpoint(r.Context(), m, "endpoint.rotate_secret", x); err != nil {
+		return err
+	}
+	out := shown(x)
+	out.Secret = secret.Reveal()
+	return answer(w, http.StatusOK, &out)
+}

@@ -1,0 +1,120 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"crivo/pkg/txn"
+	"crivo/services/store"
+)
+
+// Routes is the router without anything behind it, to be walked.
+func Routes() chi.Router { return (&edge{}).routes() }
+
+// Served is an edge without its listener, its watchers and its inbox.
+type Served struct{ e *edge }
+
+// Serve makes the first key and reads the directory; what it writes goes to cfg's stores and broker.
+func Serve(ctx context.Context, cfg Config) (Served, error) {
+	e := newEdge(cfg)
+	if err := e.bootstrap(ctx); err != nil {
+		return Served{}, err
+	}
+	return Served{e}, e.directory.reload(ctx)
+}
+
+// Server is the server with all its deadlines.
+func (s Served) Server() *http.Server { return s.e.server() }
+
+// Reload reads the directory again, as a change elsewhere makes it.
+func (s Served) Reload(ctx context.Context) error { return s.e.directory.reload(ctx) }
+
+// Heard is a decision's message.
+func (s Served) Heard(key store.Key, event []byte) { s.e.flights.heard(key, event, s.e.Clock.Now()) }
+
+// Drain is what the end of Run's context does first.
+func (s Served) Drain() { s.e.drain() }
+
+// Close waits for what is being written.
+func (s Served) Close() {
+	s.e.claims.Close()
+	s.e.publishes.Close()
+}
+
+// The parts with rules of their own.
+var (
+	PreferWait  = preferWait
+	Bearer      = bearer
+	Traceparent = traceparent
+)
+
+// URLAllowed judges a webhook URL where allow are the operator's own addresses.
+func URLAllowed(url string, allow ...netip.Prefix) error {
+	return (&edge{Config: Config{Allow: allow}}).urlAllowed(url)
+}
+
+// EndpointFaults reads and judges the body of a change to an endpoint.
+func EndpointFaults(body string) error {
+	var c endpointChange
+	if err := c.members().decode([]byte(body)); err != nil {
+		return err
+	}
+	return orNil(c.faults(func(url string) error { return (&edge{}).urlAllowed(url) }))
+}
+
+// Flights is the book of what is under way.
+type Flights struct{ f *flights }
+
+// NewFlights returns an empty book.
+func NewFlights() Flights { return Flights{newFlights()} }
+
+// Board takes a seat.
+func (f Flights) Board(most int) bool { return f.f.board(most) }
+
+// Leave gives it back.
+func (f Flights) Leave() { f.f.leave() }
+
+// Start returns the channel that ends with the decision.
+func (f Flights) Start(key store.Key, accepted, deadline time.Time) (done <-chan struct{}, event func() []byte, fresh bool) {
+	x, fresh := f.f.start(key, accepted, deadline)
+	return x.done, func() []byte { return x.event }, fresh
+}
+
+// Heard ends a flight.
+func (f Flights) Heard(key store.Key, event []byte, now time.Time) { f.f.heard(key, event, now) }
+
+// Expire forgets what was lost.
+func (f Flights) Expire(now time.Time) { f.f.expire(now) }
+
+// Load tells how many are under way and how long decisions take.
+func (f Flights) Load() (int, time.Duration) { return f.f.load() }
+
+// Gate is what keeps claims from being made while the broker is away.
+type Gate struct{ g gate }
+
+// NewGate returns an open gate.
+func NewGate() Gate { return Gate{newGate()} }
+
+// Admits tells whether one more may try, and whether as a probe.
+func (g Gate) Admits() (ok, probe bool) { return g.g.admits() }
+
+// Published, Failed and Settle are what becomes of a publish.
+func (g Gate) Published() { g.g.published() }
+
+// Failed counts a publish that was not acknowledged.
+func (g Gate) Failed() { g.g.failed() }
+
+// Settle ends a probe.
+func (g Gate) Settle() { g.g.settle() }
+
+// Faults is err as faults, nil when it is none.
+func Faults(err error) txn.Faults {
+	var f txn.Faults
+	errors.As(err, &f)
+	return f
+}
