@@ -1,0 +1,57 @@
+package e2e_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+)
+
+// webhook is one as it came.
+type webhook struct {
+	header http.Header
+	body   []byte
+}
+
+// receiver is a client's own endpoint; it answers 204.
+type receiver struct {
+	id, secret string
+	mu         sync.Mutex
+	got        []webhook
+}
+
+// receive registers a receiver; more are further members of the endpoint.
+func (c client) receive(t *testing.T, more string) *receiver {
+	t.Helper()
+	r := &receiver{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.got = append(r.got, webhook{req.Header.Clone(), body})
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	t.Cleanup(server.Close)
+	made := c.post(t, "/v1/webhook-endpoints", fmt.Sprintf(`{"url":%q%s}`, server.URL, more)).want(t, http.StatusCreated)
+	r.id, r.secret = made.text("id"), made.text("secret")
+	return r
+}
+
+func (r *receiver) webhooks() []webhook {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]webhook(nil), r.got...)
+}
+
+// first waits for a webhook.
+func (r *receiver) first(t *testing.T) webhook {
+	t.Helper()
+	await(t, "a webhook", func() bool { return len(r.webhooks()) > 0 })
+	return r.webhooks()[0]
+}
