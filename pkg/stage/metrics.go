@@ -22,7 +22,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		repeats: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "crivo_step_duplicates_total",
 			Help: "Outputs that the broker had already."}, []string{"step"}),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "crivo_step_duration_seconds",
-			Help: "Time of one handler call, whatever its batch.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}, []string{"step"}),
+			Help:    "Time of one handler call, whatever its batch, by the worst that came of it: done, failed, unavailable, panicked.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}, []string{"step", "outcome"}),
 		waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "crivo_step_queue_wait_seconds",
 			Help: "Time between the broker's storing a message and its first run.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 9)}, []string{"step"}),
 	}
@@ -40,8 +41,8 @@ func (m *Metrics) duplicates(step string, n int) {
 	}
 }
 
-func (m *Metrics) took(step string, d time.Duration, _ int) {
-	m.durations.WithLabelValues(step).Observe(d.Seconds())
+func (m *Metrics) took(step, outcome string, d time.Duration) {
+	m.durations.WithLabelValues(step, outcome).Observe(d.Seconds())
 }
 
 func (m *Metrics) waited(step string, d time.Duration) {

@@ -275,8 +275,9 @@ func (w *work) call(ctx context.Context, batch []input) (results []Result, panic
 	defer cancel()
 	start := w.Now()
 	defer func() {
-		w.Metrics.took(w.Spec.Step, w.Now().Sub(start), len(batch))
-		if p := recover(); p != nil {
+		p := recover()
+		w.Metrics.took(w.Spec.Step, worst(results, p != nil), w.Now().Sub(start))
+		if p != nil {
 			panicked = true
 			w.Log.Error().Str("stack", string(debug.Stack())).Msg("handler panicked")
 		}
@@ -290,6 +291,23 @@ func (w *work) call(ctx context.Context, batch []input) (results []Result, panic
 		panic("handler returned another number of results")
 	}
 	return results, false
+}
+
+// worst names what came of a call for the metrics.
+func worst(results []Result, panicked bool) string {
+	if panicked {
+		return "panicked"
+	}
+	out := "done"
+	for _, r := range results {
+		switch {
+		case IsUnavailable(r.Err):
+			return "unavailable"
+		case r.Err != nil:
+			out = "failed"
+		}
+	}
+	return out
 }
 
 // each runs handle on every message of a batch, at most workers at once, and keeps the order of results.

@@ -28,6 +28,7 @@ var allRoles = []string{roleSubmit, roleRead, roleAdmin, roleOperator}
 const (
 	kindAPIKey      = "api_key"
 	bootstrapSource = "env"
+	bootstrapID     = "key_bootstrap"
 	defaultTenant   = "default"
 	defaultDeadline = 2000 // ms
 	defaultZone     = "America/Sao_Paulo"
@@ -121,6 +122,9 @@ func (d *directory) hash(key string) (string, error) {
 	return box.Token(kindAPIKey, key)
 }
 
+// system is who acts where no key does.
+var system = &member{APIKey: store.APIKey{ID: "system", Tenant: defaultTenant}}
+
 // bootstrap makes the default tenant and its first key, and puts a changed first key in the old one's place.
 func (e *edge) bootstrap(ctx context.Context) error {
 	tenants, err := e.Registry.Tenants(ctx)
@@ -129,6 +133,9 @@ func (e *edge) bootstrap(ctx context.Context) error {
 	}
 	now := txn.At(e.Clock.Now())
 	if !slices.ContainsFunc(tenants, func(t store.Tenant) bool { return t.ID == defaultTenant }) {
+		if err := e.record(ctx, system, "tenant.create", defaultTenant, nil); err != nil {
+			return err
+		}
 		if err := e.addTenant(ctx, store.Tenant{ID: defaultTenant, DeadlineMS: defaultDeadline, TimeZone: defaultZone, CreatedAt: now}); err != nil {
 			return err
 		}
@@ -149,5 +156,8 @@ func (e *edge) bootstrap(ctx context.Context) error {
 			return nil
 		}
 	}
-	return e.Registry.PutKey(ctx, store.APIKey{ID: "key_bootstrap", Tenant: defaultTenant, Hash: hash, Roles: allRoles, Source: bootstrapSource, CreatedAt: now})
+	if err := e.record(ctx, system, "key.create", bootstrapID, map[string]any{"tenant": defaultTenant, "roles": allRoles}); err != nil {
+		return err
+	}
+	return e.Registry.PutKey(ctx, store.APIKey{ID: bootstrapID, Tenant: defaultTenant, Hash: hash, Roles: allRoles, Source: bootstrapSource, CreatedAt: now})
 }
