@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 
@@ -17,6 +16,8 @@ import (
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/prf"
 	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
+
+	"crivo/pkg/whole"
 )
 
 // Keyring holds every tenant's keys, read from one file and safe for concurrent use by goroutines and processes.
@@ -218,30 +219,12 @@ func read(path string) (keyFile, error) {
 	return file, nil
 }
 
-// write replaces the file so that a crash leaves the old one or the new one, whole.
 func write(path string, file keyFile) error {
 	data, err := json.Marshal(&file, json.Deterministic(true), jsontext.WithIndent("  "))
 	if err != nil {
 		return err
 	}
-	next := path + ".new"
-	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(next, path)
-	}
-	if err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return whole.Write(path, data)
 }
 
 func lock(path string) (func(), error) {

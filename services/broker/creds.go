@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
+
+	"crivo/pkg/whole"
 )
 
 // errOpen is returned where credentials are asked of a broker that asks nobody for any.
@@ -26,7 +28,7 @@ func (s *Server) OperatorCreds(path string) error {
 	if err != nil {
 		return fmt.Errorf("broker: operator credential: %w", err)
 	}
-	return writeSecret(path, creds)
+	return whole.Write(path, creds)
 }
 
 // TenantCreds returns the text of a .creds file that may request tx.intake.<tenant> and nothing else. It works at once and

@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+
+	"crivo/pkg/whole"
 )
 
 // identities are the keys that credentials are made with. All of the installation's traffic is in one account; each tenant
@@ -116,28 +118,7 @@ func writeIdentities(path string, f identityFile) error {
 	if err != nil {
 		return err
 	}
-	return writeSecret(path, data)
-}
-
-// writeSecret replaces the file, mode 0600, so that a crash leaves the old one or the new one, whole.
-func writeSecret(path string, data []byte) error {
-	next := path + ".new"
-	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(next, path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return whole.Write(path, data)
 }
 
 // trust makes the server accept the operator's accounts and nothing else.

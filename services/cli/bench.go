@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/sync/errgroup"
 
+	"crivo/pkg/stage"
 	"crivo/services/config"
 	"crivo/services/feed"
 )
@@ -185,7 +186,7 @@ func (c *BenchCmd) load(ctx context.Context, t *target, trips *trips, next func(
 		case err != nil:
 			return 0, fmt.Errorf("transactions to send: %w", err)
 		}
-		if err := pauseFor(ctx, time.Until(due)); err != nil {
+		if err := stage.Sleep(ctx, time.Until(due)); err != nil {
 			return 0, err
 		}
 		if !trips.sent(row.ID, due) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/gofrs/flock"
+
+	"crivo/pkg/whole"
 )
 
 // folder is the data folder of a running system: nobody else's to read, and locked.
@@ -74,21 +76,8 @@ func (f *folder) apiKey(given string) (key, path string, err error) {
 		return "", "", fmt.Errorf("api key: %w", err)
 	}
 	key = "crivo_" + strings.ToLower(rand.Text())
-	if err := writeWhole(path, []byte(key+"\n")); err != nil {
+	if err := whole.Write(path, []byte(key+"\n")); err != nil {
 		return "", "", fmt.Errorf("api key: %w", err)
 	}
 	return key, path, nil
-}
-
-// writeWhole writes a new file, mode 0600, that a crash leaves whole or absent.
-func writeWhole(path string, data []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
 }

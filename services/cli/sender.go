@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 )
 
@@ -154,19 +155,8 @@ func (s *sender) persistently(ctx context.Context, body []byte, wait int, patien
 			}
 			return a, errors.Join(errGaveUp, err)
 		}
-		if err := pauseFor(ctx, rest); err != nil {
+		if err := stage.Sleep(ctx, rest); err != nil {
 			return a, err
 		}
-	}
-}
-
-func pauseFor(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 	"golang.org/x/time/rate"
 
+	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 	"crivo/services/config"
 	"crivo/services/feed"
@@ -328,7 +329,7 @@ func (s *submission) await(ctx context.Context, id string) (answer, error) {
 		if time.Now().After(give) {
 			return a, errors.Join(errors.New("still undecided"), err)
 		}
-		if err := pauseFor(ctx, max(a.after, 100*time.Millisecond)); err != nil {
+		if err := stage.Sleep(ctx, max(a.after, 100*time.Millisecond)); err != nil {
 			return a, err
 		}
 	}

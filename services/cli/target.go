@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"crivo/pkg/stage"
 	"crivo/services/config"
 )
 
@@ -129,7 +130,7 @@ func (t *target) ready(ctx context.Context, exited <-chan struct{}) error {
 			return errors.New("it ended")
 		default:
 		}
-		if err := pauseFor(ctx, 50*time.Millisecond); err != nil {
+		if err := stage.Sleep(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"crivo/pkg/stage"
 )
 
 // trips follows every transaction of a bench run from when it was due to its webhook. Only accepted ones are measured: what a
@@ -134,7 +136,7 @@ func (t *trips) settle(ctx context.Context, patience time.Duration) {
 		}
 		done := t.arrived >= t.accepted || time.Since(last) > patience
 		t.mu.Unlock()
-		if done || pauseFor(ctx, 50*time.Millisecond) != nil {
+		if done || stage.Sleep(ctx, 50*time.Millisecond) != nil {
 			return
 		}
 	}
@@ -153,7 +155,7 @@ func (t *trips) askForRest(ctx context.Context, s *sender, patience time.Duratio
 			}
 		}
 		rest = still
-		if len(rest) == 0 || time.Now().After(give) || pauseFor(ctx, 500*time.Millisecond) != nil {
+		if len(rest) == 0 || time.Now().After(give) || stage.Sleep(ctx, 500*time.Millisecond) != nil {
 			return len(rest)
 		}
 	}

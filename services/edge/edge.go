@@ -177,7 +177,9 @@ func (e *edge) serve(ctx context.Context, leaveIntake func()) error {
 	defer cancel()
 	_ = stage.Sleep(grace, noticeTime)
 	err := server.Shutdown(grace)
-	<-failed
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	if err != nil {
 		_ = server.Close()
 	}

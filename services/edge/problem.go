@@ -101,7 +101,7 @@ func problemOf(err error, requestID string) problem {
 			continue
 		}
 		detail, retry := p.err.Error(), p.retry
-		if p.err == txn.ErrMalformed {
+		if errors.Is(p.err, txn.ErrMalformed) {
 			detail = strings.ReplaceAll(err.Error(), "\n", ": ") // it says where, and quotes nothing
 		}
 		var l later

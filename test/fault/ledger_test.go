@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,8 +12,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"crivo/pkg/txn"
 	"crivo/services/feed"
@@ -143,10 +142,7 @@ func (l *ledger) judge(t *testing.T, r *system.Receiver) int {
 	if len(l.unknown) > 0 {
 		t.Fatalf("%d fates unknown", len(l.unknown))
 	}
-	stored := map[string]string{}
-	for id := range l.accepted {
-		stored[id] = l.decision(t, id)
-	}
+	stored := l.decisions(t)
 	if !r.Await(t.Context(), len(l.accepted), 40*time.Second) {
 		t.Errorf("%d of %d transactions came by webhook", len(r.Verdicts()), len(l.accepted))
 	}
@@ -172,24 +168,44 @@ func (l *ledger) judge(t *testing.T, r *system.Receiver) int {
 	return len(l.accepted)
 }
 
-// decision reads a transaction's verdict from the store, waiting for it.
-func (l *ledger) decision(t *testing.T, id string) string {
+// decisions reads the verdict of everything that was accepted.
+func (l *ledger) decisions(t *testing.T) map[string]string {
 	t.Helper()
+	var readers errgroup.Group
+	readers.SetLimit(8)
+	var mu sync.Mutex
+	out := map[string]string{}
+	for id := range l.accepted {
+		readers.Go(func() error {
+			v, err := l.decision(t.Context(), id)
+			mu.Lock()
+			defer mu.Unlock()
+			if out[id] = v; err != nil {
+				t.Error(err)
+			}
+			return nil
+		})
+	}
+	_ = readers.Wait() // its errors are told above, all of them
+	return out
+}
+
+// decision reads a transaction's verdict from the store, waiting for it.
+func (l *ledger) decision(ctx context.Context, id string) (string, error) {
 	for give := time.Now().Add(30 * time.Second); time.Now().Before(give); time.Sleep(20 * time.Millisecond) {
-		a, err := l.s.Do(t.Context(), http.MethodGet, "/v1/transactions/"+id, nil, "Prefer", "wait=10")
+		a, err := l.s.Do(ctx, http.MethodGet, "/v1/transactions/"+id, nil, "Prefer", "wait=10")
 		if err != nil {
-			t.Fatal(err)
+			return "", err
 		}
 		var d txn.Decision
 		if a.Status != http.StatusOK || json.Unmarshal(a.Body, &d) != nil {
-			t.Fatalf("%s: %d %s", id, a.Status, a.Body)
+			return "", fmt.Errorf("%s: %d %s", id, a.Status, a.Body)
 		}
 		if d.Status == "decided" {
-			return verdict(d)
+			return verdict(d), nil
 		}
 	}
-	t.Errorf("%s is lost: accepted, never decided", id)
-	return ""
+	return "", fmt.Errorf("%s is lost: accepted, never decided", id)
 }
 
 // verdict is what must be the same everywhere, in the receiver's words.
@@ -204,15 +220,7 @@ func verdict(d txn.Decision) string {
 // announced reads the whole TX_DECIDED: each transaction's distinct verdicts with their counts.
 func (l *ledger) announced(t *testing.T) map[string]map[string]int {
 	t.Helper()
-	nc, err := nats.Connect(l.s.NATS, nats.UserCredentials(filepath.Join(l.s.Data, "nats.creds")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, js := l.s.Connect(t)
 	stream, err := js.Stream(t.Context(), streams.Decided)
 	if err != nil {
 		t.Fatal(err)

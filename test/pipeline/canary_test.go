@@ -94,11 +94,7 @@ func TestNothingPersonalIsLeftInTheClear(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	nc, err := nats.Connect(s.NATS, nats.UserCredentials(filepath.Join(s.Data, "nats.creds")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
+	nc, _ := s.Connect(t)
 	rejected, err := nc.SubscribeSync("tx.rejected.default")
 	if err != nil {
 		t.Fatal(err)

@@ -3,14 +3,10 @@ package pipeline_test
 import (
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"crivo/services/feed"
 	"crivo/streams"
@@ -54,15 +50,7 @@ const stored = 1000
 
 func firstSequence(t *testing.T, s *system.System) uint64 {
 	t.Helper()
-	nc, err := nats.Connect(s.NATS, nats.UserCredentials(filepath.Join(s.Data, "nats.creds")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, js := s.Connect(t)
 	stream, err := js.Stream(t.Context(), streams.Submitted)
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"crivo/services/cli"
 )
 
@@ -199,6 +202,21 @@ func (s *System) Stop() error {
 		return fmt.Errorf("ended with status %d", code)
 	}
 	return nil
+}
+
+// Connect returns a NATS client with the operator's credential, closed when the test ends.
+func (s *System) Connect(t testing.TB) (*nats.Conn, jetstream.JetStream) {
+	t.Helper()
+	nc, err := nats.Connect(s.NATS, nats.UserCredentials(filepath.Join(s.Data, "nats.creds")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return nc, js
 }
 
 // Answer is what the API said.
