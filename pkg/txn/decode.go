@@ -15,9 +15,12 @@ import (
 
 // Limits of a body.
 const (
-	MaxDepth     = 8
-	MaxMetadata  = 4 << 10 // bytes
-	maxAttribute = 64      // characters of a name or a string
+	MaxDepth    = 8
+	MaxMetadata = 4 << 10 // bytes
+	// MaxAmount is the largest amount in minor units: windows add up thousands of them in 64 bits, and every JSON reader
+	// keeps it exactly.
+	MaxAmount    = 1_000_000_000_000_000
+	maxAttribute = 64 // characters of a name or a string
 	maxAhead     = 5 * time.Minute
 )
 
@@ -85,7 +88,7 @@ func (r *reader) transaction(now time.Time) Transaction {
 		case "direction":
 			t.Direction = r.text(at, directions)
 		case "amount":
-			amount = r.integer(at, 0, math.MaxInt64)
+			amount = r.integer(at, 0, MaxAmount)
 		case "currency":
 			t.Currency = r.text(at, currency)
 		case "created_at":

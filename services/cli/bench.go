@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -52,6 +53,9 @@ func (c *BenchCmd) Check() config.Faults {
 	var f config.Faults
 	if c.URL != "" {
 		checkURL(&f, c.URL)
+	}
+	if c.Ops != "" && !strings.Contains(c.Ops, "://") {
+		c.Ops = "http://" + c.Ops // as up takes it
 	}
 	if c.Ops != "" {
 		checkAddress(&f, "ops", c.Ops)

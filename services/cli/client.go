@@ -52,7 +52,7 @@ func apiKey() (string, error) {
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("no API key: CRIVO_API_KEY is not set and %w", err)
+		return "", fmt.Errorf("no API key: set CRIVO_API_KEY, or CRIVO_API_KEY_FILE to the file that holds it (%w)", err)
 	}
 	return strings.TrimSpace(string(data)), nil
 }

@@ -110,7 +110,7 @@ func TestARefusalIsSaidInTheServersWords(t *testing.T) {
 		want   string
 	}{
 		"a field at fault": {`{"title":"Unprocessable","detail":"see errors","errors":[{"pointer":"/url","code":"format","detail":"https"}]}`, 422,
-			"crivo: Unprocessable; see errors; /url format\n"},
+			"crivo: /url https\n"},
 		"no problem document": {"<html>", 502, "crivo: 502 Bad Gateway\n"},
 		"no JSON":             {"<html>", 200, "crivo: answer 200 is not what was expected"},
 	} {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"crivo/pkg/seal"
 	"crivo/pkg/whole"
 )
 
@@ -80,4 +81,16 @@ func (f *folder) apiKey(given string) (key, path string, err error) {
 		return "", "", fmt.Errorf("api key: %w", err)
 	}
 	return key, path, nil
+}
+
+// keyring opens the sealing keys and makes them at first start. A folder that holds data and no keys is refused: new ones would
+// open nothing in it, and make other webhook ids of the same events.
+func (f *folder) keyring() (*seal.Keyring, error) {
+	path := f.file("keyset.json")
+	_, missing := os.Stat(path)
+	_, data := os.Stat(f.file("transactions.db"))
+	if errors.Is(missing, os.ErrNotExist) && data == nil {
+		return nil, fmt.Errorf("%s is missing, and what is in %s is sealed with it: put it back", path, f.path)
+	}
+	return seal.Open(path, true)
 }

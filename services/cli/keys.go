@@ -8,6 +8,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"crivo/services/config"
 )
 
 // KeysCmd manages API keys.
@@ -29,6 +31,18 @@ type KeysCreateCmd struct {
 // Help shows an example.
 func (KeysCreateCmd) Help() string {
 	return "Example:\n\n  crivo keys create --roles submit --rate 100 --expires-in 720h"
+}
+
+// Check finds limits that would be none.
+func (c *KeysCreateCmd) Check() config.Faults {
+	f := c.server.Check()
+	if c.Rate < 0 {
+		f.Add("rate", "%g: 0 or more", c.Rate)
+	}
+	if c.ExpiresIn < 0 {
+		f.Add("expires-in", "%s: zero or more", c.ExpiresIn)
+	}
+	return f
 }
 
 // Run makes and prints.

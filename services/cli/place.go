@@ -14,9 +14,9 @@ import (
 // unbroken run from the start counts, so a resumed run may repeat some rows and skips none.
 type place struct {
 	path  string // empty: nothing is kept (stdin)
-	url   string // of the server; another one has seen none of the rows
+	of    string // the server, and what of the file and its mapping rows depend on; another has seen none of the rows
 	from  int    // rows up to this one were settled by an earlier run
-	stale bool   // what was kept is of another server
+	stale bool   // what was kept is of something else
 
 	mu      sync.Mutex
 	upTo    int
@@ -24,8 +24,8 @@ type place struct {
 	written time.Time
 }
 
-func openPlace(file, url string) (*place, error) {
-	p := &place{url: url, ahead: map[int]bool{}}
+func openPlace(file, of string) (*place, error) {
+	p := &place{of: of, ahead: map[int]bool{}}
 	if file == "-" {
 		return p, nil
 	}
@@ -37,12 +37,12 @@ func openPlace(file, url string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	row, of, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+	row, kept, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
 	n, err := strconv.Atoi(row)
-	if err != nil || n < 0 || of == "" {
+	if err != nil || n < 0 || kept == "" {
 		return nil, fmt.Errorf("%s: not a row number and a server; delete it to start over", p.path)
 	}
-	if of != url {
+	if kept != of {
 		p.stale = true
 		return p, nil
 	}
@@ -70,7 +70,7 @@ func (p *place) write() error {
 		return nil
 	}
 	next := p.path + ".new"
-	if err := os.WriteFile(next, fmt.Appendf(nil, "%d %s\n", p.upTo, p.url), 0o644); err != nil {
+	if err := os.WriteFile(next, fmt.Appendf(nil, "%d %s\n", p.upTo, p.of), 0o644); err != nil {
 		return err
 	}
 	return os.Rename(next, p.path)
@@ -94,7 +94,7 @@ func (p *place) close(complete bool) error {
 func (p *place) said() string {
 	switch {
 	case p.stale:
-		return p.path + " is of another server: starting with row 1"
+		return p.path + " is of another server, file or mapping: starting with row 1"
 	case p.from > 0:
 		return fmt.Sprintf("going on after row %d (%s)", p.from, p.path)
 	}

@@ -188,7 +188,7 @@ func TestAWrongCallIsStatusTwoAndNamesEveryFault(t *testing.T) {
 				"grace: ", "data: ", "blocklist: ", "tls-cert: ", "api-key: "}},
 		"E28 an open door without TLS": {[]string{"up", "--http", "0.0.0.0:8080"}, []string{"reachable from other machines", "--insecure-http"}},
 		"a certificate that is none":   {[]string{"up", "--tls-cert", "c.pem", "--tls-key", "k.pem"}, []string{"tls-cert: open c.pem"}},
-		"bench": {[]string{"bench", "--rate", "0", "--duration", "0s", "--connections", "0", "--ops", "there", "--url", "here", "--set", "a=b"},
+		"bench": {[]string{"bench", "--rate", "0", "--duration", "0s", "--connections", "0", "--ops", "ftp://there", "--url", "here", "--set", "a=b"},
 			[]string{"rate: ", "duration: ", "connections: ", "ops: ", "url: ", "set a: no such field"}},
 		"a client":                     {[]string{"keys", "list", "--url", "localhost:8080"}, []string{`url: "localhost:8080" is no address such as`}},
 		"a client by another protocol": {[]string{"keys", "list", "--url", "ftp://127.0.0.1"}, []string{"url: "}},

@@ -54,14 +54,19 @@ type problem struct {
 }
 
 func (p problem) String() string {
-	parts := []string{p.Title}
-	if p.Detail != "" {
-		parts = append(parts, p.Detail)
-	}
+	var parts []string
 	for _, f := range p.Errors {
-		parts = append(parts, f.Pointer+" "+f.Code)
+		parts = append(parts, strings.TrimSpace(f.Pointer+" "+f.Detail))
 	}
-	return strings.Join(parts, "; ")
+	switch {
+	case len(parts) > 0:
+		return strings.Join(parts, "; ")
+	case p.Detail == "":
+		return p.Title
+	case strings.EqualFold(p.Title, p.Detail):
+		return p.Detail
+	}
+	return p.Title + ": " + p.Detail
 }
 
 // submit posts one transaction; wait asks the edge to hold its answer for the decision that long, in whole seconds.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -42,6 +43,8 @@ type system struct {
 // minKey is the shortest API key that is taken from the environment.
 const minKey = 16
 
+var goodKey = regexp.MustCompile(`^[\x21-\x7e]{16,256}$`)
+
 // Check finds everything that is wrong, so that nothing starts on half a configuration.
 func (s *system) Check() config.Faults {
 	var f config.Faults
@@ -75,8 +78,8 @@ func (s *system) Check() config.Faults {
 	if s.Data == "" {
 		f.Add("data", "no folder")
 	}
-	if s.APIKey != "" && len(s.APIKey) < minKey {
-		f.Add("api-key", "at least %d characters", minKey)
+	if key := s.APIKey.Reveal(); key != "" && !goodKey.MatchString(key) {
+		f.Add("api-key", "%d to 256 printable characters without blanks", minKey)
 	}
 	s.checkFiles(&f)
 	return f

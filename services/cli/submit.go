@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 	"golang.org/x/time/rate"
@@ -198,7 +201,11 @@ func (s *submission) file(ctx context.Context, path string) error {
 		return usage(err)
 	}
 	defer in.Close()
-	place, err := openPlace(path, s.send.url)
+	of, err := s.fingerprint(path)
+	if err != nil {
+		return err
+	}
+	place, err := openPlace(path, of)
 	if err != nil {
 		return err
 	}
@@ -227,11 +234,35 @@ func (s *submission) file(ctx context.Context, path string) error {
 		err = fmt.Errorf("%s: %w", path, err)
 	}
 	complete = complete && !unsettled.Load()
-	err = errors.Join(err, place.close(complete), context.Cause(ctx))
-	if !complete {
+	closeErr := place.close(complete)
+	switch {
+	case closeErr != nil:
+		s.tell("the place in " + path + " could not be kept: " + closeErr.Error())
+	case !complete:
 		s.tell(place.kept())
 	}
-	return err
+	return errors.Join(err, closeErr, context.Cause(ctx))
+}
+
+// fingerprint names what a row's fate depends on: the server, how the file begins and how its columns are mapped.
+func (s *submission) fingerprint(path string) (string, error) {
+	sum := sha256.New()
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		if _, err := io.Copy(sum, io.LimitReader(f, 64<<10)); err != nil {
+			return "", err
+		}
+	}
+	mapping, err := json.Marshal([]any{s.cmd.Map, s.cmd.Set, s.cmd.AmountUnit}, json.Deterministic(true))
+	if err != nil {
+		return "", err
+	}
+	_, _ = sum.Write(mapping)
+	return s.send.url + " " + hex.EncodeToString(sum.Sum(nil)[:8]), nil
 }
 
 // read hands rows out; it tells whether it came to the end of what was asked for.
@@ -240,10 +271,12 @@ func (s *submission) read(ctx context.Context, in *feed.Reader, place *place, ro
 	if limit > 0 && limit < place.from {
 		return false, nil // an earlier run that asked for more is not through
 	}
-	for {
+	for last := 0; ; {
 		row, err := in.Next()
 		var bad *feed.RowError
 		switch {
+		case errors.Is(err, io.EOF) && last < place.from:
+			return false, fmt.Errorf("has %d rows, and %s says that %d are sent; delete it to start over", last, place.path, place.from)
 		case errors.Is(err, io.EOF):
 			return true, nil
 		case errors.As(err, &bad):
@@ -251,6 +284,7 @@ func (s *submission) read(ctx context.Context, in *feed.Reader, place *place, ro
 		case err != nil:
 			return false, err
 		}
+		last = row.Number
 		if limit > 0 && row.Number > limit {
 			return true, nil
 		}

@@ -183,7 +183,7 @@ func TestSubmitCountsWhatBecameOfEachRow(t *testing.T) {
 		"all decided before": {func(w http.ResponseWriter, id string, _ int) { decided(w, id, verdicts[id[2]-'1']) }, nil, 4, nil, 0,
 			summary(4, 4, 4, 0, 0, 2, 1, 1), "", nil},
 		"some refused": {refuse, nil, 3, nil, 1, summary(3, 1, 0, 2, 0), "",
-			[]string{"row 1: Unprocessable; /payer required", "row 2: Unprocessable; /payer required", "crivo: not all were accepted"}},
+			[]string{"row 1: /payer x", "row 2: /payer x", "crivo: not all were accepted"}},
 		"busy at first": {func(w http.ResponseWriter, id string, nth int) {
 			if nth < 3 {
 				w.Header().Set("Retry-After", "0")
@@ -310,7 +310,7 @@ func TestSubmitWithoutAKeyIsAWrongCall(t *testing.T) {
 	t.Parallel()
 	e := newEdge(t, accept)
 	got := crivo(t, t.TempDir(), []string{"CRIVO_API_KEY="}, "submit", "--url", e.URL, rows(t, 1))
-	if got.status != 2 || !strings.Contains(got.err, "CRIVO_API_KEY is not set") || len(e.ids()) > 0 {
+	if got.status != 2 || !strings.Contains(got.err, "set CRIVO_API_KEY") || len(e.ids()) > 0 {
 		t.Errorf("%+v, sent %v", got, e.ids())
 	}
 }
@@ -428,7 +428,7 @@ func TestAKeptPlaceIsOfOneServerAndOneRun(t *testing.T) {
 	other := newEdge(t, accept)
 	got := submit(t, other, file)
 	check(t, got, 0, summary(6, 6, 0, 0, 0), file, "")
-	mustSay(t, got.err, "is of another server: starting with row 1")
+	mustSay(t, got.err, "is of another server, file or mapping: starting with row 1")
 
 	save(t, file+".crivo-resume", "half of the fi")
 	if got := submit(t, other, file); got.status != 1 || !strings.Contains(got.err, "delete it to start over") {

@@ -161,7 +161,7 @@ func (u *upped) openHTTP(context.Context) error {
 
 func (u *upped) openKeys(context.Context) error {
 	var err error
-	if u.keys, err = seal.Open(u.folder.file("keyset.json"), true); err != nil {
+	if u.keys, err = u.folder.keyring(); err != nil {
 		return err
 	}
 	set, err := rules.Default()

@@ -60,6 +60,8 @@ func (e *edge) accept(ctx context.Context, tenant store.Tenant, body []byte, tra
 	if probe {
 		defer e.gate.settle()
 	}
+	// From here on the claim stands, whoever hung up: it must be published, or it would be decided late by the sweep.
+	ctx = context.WithoutCancel(ctx)
 	// The store's budget is one, for the claim and for raising the run of what it found.
 	bounded, cancel := context.WithTimeout(ctx, claimTime)
 	defer cancel()
@@ -68,7 +70,7 @@ func (e *edge) accept(ctx context.Context, tenant store.Tenant, body []byte, tra
 	case err != nil:
 		return acceptance{}, refusal(err, errStore)
 	case claimed.Won:
-		return e.publish(ctx, claim, trace, false)
+		return e.publish(ctx, tenant, claim, trace, false)
 	}
 	if same, err := txn.SameDigest(box, claimed.Entry.Digest, tx); err != nil || !same {
 		return acceptance{}, different(err)
@@ -80,7 +82,7 @@ func (e *edge) accept(ctx context.Context, tenant store.Tenant, body []byte, tra
 	case entry.Decided():
 		return acceptance{key: entry.Key, event: entry.Event, replayed: true}, nil
 	}
-	return e.publish(ctx, entry.Claim, trace, true)
+	return e.publish(ctx, tenant, entry.Claim, trace, true)
 }
 
 // refusal keeps a refusal of the table and calls anything else by the dependency that failed.
@@ -133,8 +135,8 @@ func (e *edge) current(ctx context.Context, tenant store.Tenant, entry store.Ent
 }
 
 // publish announces a claim; what is not acknowledged in time is refused, and the claim stays for a repeat or the sweep.
-func (e *edge) publish(ctx context.Context, c store.Claim, trace string, replayed bool) (acceptance, error) {
-	out, err := submission(c, streams.EdgeSubject(e.Instance), trace)
+func (e *edge) publish(ctx context.Context, tenant store.Tenant, c store.Claim, trace string, replayed bool) (acceptance, error) {
+	out, err := submission(c, tenant.TimeZone, streams.EdgeSubject(e.Instance), trace)
 	if err != nil {
 		return acceptance{}, err
 	}
@@ -150,9 +152,9 @@ func (e *edge) publish(ctx context.Context, c store.Claim, trace string, replaye
 	return acceptance{key: c.Key, flight: f, replayed: replayed}, nil
 }
 
-func submission(c store.Claim, reply, trace string) (stage.Output, error) {
+func submission(c store.Claim, zone, reply, trace string) (stage.Output, error) {
 	s := event.Submitted{Schema: event.Schema, Tenant: c.Tenant, ID: c.ID, Run: c.Run, ClaimedAt: txn.At(c.ClaimedAt),
-		AcceptedAt: txn.At(c.AcceptedAt), Deadline: txn.At(c.Deadline), Digest: c.Digest}
+		AcceptedAt: txn.At(c.AcceptedAt), Deadline: txn.At(c.Deadline), Digest: c.Digest, TimeZone: zone}
 	if err := (store.Entry{Claim: c}).Transaction(&s.Tx); err != nil {
 		return stage.Output{}, err
 	}
@@ -210,7 +212,7 @@ func (e *edge) admit() error {
 		return errDraining
 	case e.full.Load():
 		return errNoRoom
-	case n >= e.MaxInFlight:
+	case n >= e.MaxInFlight, e.stalled.Load():
 		return errOverload
 	case n > 256 && latency > time.Duration(decideShare*float64(2*time.Second)):
 		return errOverload

@@ -104,6 +104,22 @@ func TestWhileTheBrokerIsAwayNothingIsClaimedButAProbe(t *testing.T) {
 	accepted(t, e.post(r.payment("after")), false)
 }
 
+// Nobody decides here: the flow stands still. What is accepted now would be late, so nothing is; and a decision whose wake-up was
+// lost is found in the store, which ends the stall.
+func TestE18WhileTheFlowStandsStillNothingIsAccepted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	accepted(t, e.post(r.payment("stuck")), false)
+	r.clock.add(1500 * time.Millisecond)
+	r.await("a refusal", func() bool { return e.post(r.payment("new")).slug() == "overload" })
+	if ready := e.do(http.MethodGet, "/readyz", ""); ready.status != http.StatusServiceUnavailable || !strings.Contains(ready.body, `"flow"`) {
+		t.Errorf("%d %s", ready.status, ready.body)
+	}
+	r.decide(key("stuck"), "")
+	r.await("acceptance", func() bool { return e.post(r.payment("newer")).status == http.StatusAccepted })
+}
+
 func TestE18BeyondTheLimitTheBodyIsNotRead(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -80,6 +80,7 @@ type edge struct {
 	directory *directory
 	metrics   *metrics
 	full      atomic.Bool
+	stalled   atomic.Bool
 	draining  atomic.Bool
 }
 
@@ -128,6 +129,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	var side sync.WaitGroup
 	side.Go(func() { e.housekeeping(life) })
+	side.Go(func() { e.watchFlow(life) })
 	err = e.serve(ctx, leave)
 	e.claims.Close()
 	e.publishes.Close()
@@ -208,6 +210,38 @@ func (e *edge) housekeeping(ctx context.Context) {
 		e.metrics.inFlight.Set(float64(n))
 		e.checkRoom(ctx)
 		e.checkStore(ctx)
+	}
+}
+
+const (
+	watchEvery = 100 * time.Millisecond
+	watchMost  = 32                                                    // look-ups in one round
+	tooLong    = time.Duration(decideShare * 2 * float64(time.Second)) // without a decision: half the usual deadline
+)
+
+// watchFlow asks the store about transactions that take long. A decision whose wake-up was lost is heard that way; while one is
+// truly undecided for so long, nothing new is accepted, since it would come late as well.
+func (e *edge) watchFlow(ctx context.Context) {
+	for stage.Sleep(ctx, watchEvery) == nil {
+		stalled := false
+		for _, key := range e.flights.late(e.Clock.Now().Add(-tooLong), watchMost) {
+			try, cancel := context.WithTimeout(ctx, claimTime)
+			entry, err := e.Transactions.Get(try, key)
+			cancel()
+			if err == nil && entry.Decided() {
+				e.flights.heard(key, entry.Event, e.Clock.Now())
+				continue
+			}
+			stalled = true
+		}
+		if e.stalled.Swap(stalled) != stalled {
+			e.Log.Warn().Bool("stalled", stalled).Msg("decisions take too long, new transactions are refused meanwhile")
+		}
+		text := ""
+		if stalled {
+			text = "decisions take too long"
+		}
+		e.Health.Set("flow", text)
 	}
 }
 

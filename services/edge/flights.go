@@ -90,6 +90,19 @@ func (f *flights) drop(key store.Key) {
 	delete(f.byKey, key)
 }
 
+// late returns up to most of those that were accepted before t.
+func (f *flights) late(t time.Time, most int) []store.Key {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []store.Key
+	for key, x := range f.byKey {
+		if x.accepted.Before(t) && len(out) < most {
+			out = append(out, key)
+		}
+	}
+	return out
+}
+
 // expire forgets what was lost.
 func (f *flights) expire(now time.Time) {
 	f.mu.Lock()

@@ -110,22 +110,22 @@ func (k *keeper) sweep(ctx context.Context) error {
 	if err != nil || len(ripe) == 0 {
 		return err
 	}
-	deadlines, err := k.deadlines(ctx)
+	tenants, err := k.tenants(ctx)
 	if err != nil {
 		return err
 	}
 	var whole, broken []stage.Output // one stream each
 	for _, e := range ripe {
 		raised, raiseErr := k.Transactions.Raise(ctx, store.Raise{Key: e.Key, FromRun: e.Run, AcceptedAt: e.AcceptedAt,
-			Deadline: now.Add(deadlines[e.Tenant])})
+			Deadline: now.Add(deadline(tenants[e.Tenant]))})
 		if errors.Is(raiseErr, store.ErrChanged) || errors.Is(raiseErr, store.ErrNotFound) {
 			continue
 		}
 		if err = raiseErr; err != nil {
 			break // what was raised so far is published all the same
 		}
-		promised := raised.AcceptedAt.Add(deadlines[e.Tenant])
-		if out, err := again(raised, promised); err == nil {
+		promised := raised.AcceptedAt.Add(deadline(tenants[e.Tenant]))
+		if out, err := again(raised, promised, tenants[e.Tenant].TimeZone); err == nil {
 			whole = append(whole, out)
 		} else if out, err := unreadable(raised, promised); err == nil {
 			broken = append(broken, out)
@@ -151,24 +151,26 @@ func (k *keeper) ripe(ctx context.Context, now time.Time) ([]store.Entry, error)
 	}
 }
 
-// deadlines returns each tenant's.
-func (k *keeper) deadlines(ctx context.Context) (map[string]time.Duration, error) {
-	tenants, err := k.Tenants(ctx)
+// tenants returns all of them by id.
+func (k *keeper) tenants(ctx context.Context) (map[string]store.Tenant, error) {
+	all, err := k.Tenants(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[string]time.Duration, len(tenants))
-	for _, t := range tenants {
-		out[t.ID] = time.Duration(t.DeadlineMS) * time.Millisecond
+	out := make(map[string]store.Tenant, len(all))
+	for _, t := range all {
+		out[t.ID] = t
 	}
 	return out, nil
 }
 
+func deadline(t store.Tenant) time.Duration { return time.Duration(t.DeadlineMS) * time.Millisecond }
+
 // again is the submission of a claim under its present run. The claim's new deadline paces the sweep; the event keeps the one
 // that was promised, so that the decision is marked late.
-func again(e store.Entry, promised time.Time) (stage.Output, error) {
+func again(e store.Entry, promised time.Time, zone string) (stage.Output, error) {
 	s := event.Submitted{Schema: event.Schema, Tenant: e.Tenant, ID: e.ID, Run: e.Run, ClaimedAt: txn.At(e.ClaimedAt),
-		AcceptedAt: txn.At(e.AcceptedAt), Deadline: txn.At(promised), Digest: e.Digest}
+		AcceptedAt: txn.At(e.AcceptedAt), Deadline: txn.At(promised), Digest: e.Digest, TimeZone: zone}
 	if err := e.Transaction(&s.Tx); err != nil {
 		return stage.Output{}, err
 	}

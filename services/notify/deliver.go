@@ -26,6 +26,7 @@ func (n *notifier) deliver(row store.Delivery) {
 	}
 	box, err := n.Keys.Box(row.Tenant)
 	if err != nil {
+		n.Log.Error().Err(err).Str("endpoint", e.ID).Msg("no keys to open the signing secret with")
 		return
 	}
 	secrets, err := e.OpenSecrets(box, now)

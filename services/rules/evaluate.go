@@ -10,6 +10,12 @@ import (
 	"crivo/pkg/txn"
 )
 
+// Codes of reasons that are no rule's own: what the rule that Reason names needs is unknown, or was not sent.
+const (
+	InputUnknown = "INPUT_UNKNOWN"
+	InputMissing = "INPUT_MISSING"
+)
+
 // outcome is what a rule says of one fact document.
 type outcome int
 
@@ -88,11 +94,11 @@ func (t *tally) add(r *rule, o outcome) {
 		t.fire(r)
 	case o == missing && r.onMissing == review:
 		t.hard = severer(t.hard, txn.Review)
-		t.reasons = append(t.reasons, t.reason(r, "needs something that was not sent: "+r.text.fill(t.facts), 0))
+		t.reasons = append(t.reasons, t.lacking(r, InputMissing, "needs something that was not sent"))
 	case o == open && (r.decide != txn.Approve || r.onMissing == review):
 		t.maybe += r.points
 		t.doubt = t.doubt || r.decide != "" || r.onMissing == review
-		t.open = append(t.open, t.reason(r, "could not be evaluated: an input is unknown or unusable", 0))
+		t.open = append(t.open, t.lacking(r, InputUnknown, "could not be evaluated: an input is unknown or unusable"))
 	}
 }
 
@@ -114,6 +120,13 @@ func (t *tally) reason(r *rule, text string, points int) txn.Reason {
 		}
 	}
 	return txn.Reason{Code: r.code, Text: text, Rule: r.id, Points: points, Inputs: inputs}
+}
+
+// lacking is the reason of a rule that could not look: its own code would say that it had seen something.
+func (t *tally) lacking(r *rule, code, text string) txn.Reason {
+	out := t.reason(r, r.code+" "+text, 0)
+	out.Code = code
+	return out
 }
 
 func (t *tally) verdict() txn.Verdict {

@@ -52,22 +52,22 @@ func TestVerdicts(t *testing.T) {
 		"what was not sent is skipped":            {[]string{rule("A", unsent, "points: 50")}, txn.Approve, 0, nil},
 		"what was not sent counts as points":      {[]string{rule("A", unsent, "points: 50, on_missing: points")}, txn.Review, 50, []string{"A 50"}},
 		"what was not sent declines when told so": {[]string{rule("A", unsent, "decide: decline, on_missing: points")}, txn.Decline, 70, []string{"A 0"}},
-		"what was not sent demands a review":      {[]string{rule("A", unsent, "points: 5, on_missing: review")}, txn.Review, 30, []string{"A 0"}},
-		"an allow cannot lift that review":        {[]string{rule("A", unsent, "points: 5, on_missing: review"), rule("B", always, "decide: approve")}, txn.Review, 30, []string{"A 0", "B 0"}},
+		"what was not sent demands a review":      {[]string{rule("A", unsent, "points: 5, on_missing: review")}, txn.Review, 30, []string{"INPUT_MISSING 0"}},
+		"an allow cannot lift that review":        {[]string{rule("A", unsent, "points: 5, on_missing: review"), rule("B", always, "decide: approve")}, txn.Review, 30, []string{"INPUT_MISSING 0", "B 0"}},
 		"an unknown that cannot reach review":     {[]string{rule("A", hangs, "points: 29")}, txn.Approve, 0, nil},
-		"an unknown that could":                   {[]string{rule("A", hangs, "points: 20"), rule("B", always, "points: 10")}, txn.Review, 30, []string{"B 10", "A 0"}},
-		"two unknowns that could together":        {[]string{rule("A", hangs, "points: 20"), rule("B", hangs, "points: 10")}, txn.Review, 30, []string{"A 0", "B 0"}},
-		"an unknown hard decline":                 {[]string{rule("A", hangs, "decide: decline")}, txn.Review, 30, []string{"A 0"}},
-		"an unknown hard review":                  {[]string{rule("A", hangs, "decide: review")}, txn.Review, 30, []string{"A 0"}},
-		"an unknown block under an allow":         {[]string{rule("A", hangs, "decide: decline"), rule("B", always, "decide: approve")}, txn.Review, 30, []string{"B 0", "A 0"}},
+		"an unknown that could":                   {[]string{rule("A", hangs, "points: 20"), rule("B", always, "points: 10")}, txn.Review, 30, []string{"B 10", "INPUT_UNKNOWN 0"}},
+		"two unknowns that could together":        {[]string{rule("A", hangs, "points: 20"), rule("B", hangs, "points: 10")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0", "INPUT_UNKNOWN 0"}},
+		"an unknown hard decline":                 {[]string{rule("A", hangs, "decide: decline")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
+		"an unknown hard review":                  {[]string{rule("A", hangs, "decide: review")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
+		"an unknown block under an allow":         {[]string{rule("A", hangs, "decide: decline"), rule("B", always, "decide: approve")}, txn.Review, 30, []string{"B 0", "INPUT_UNKNOWN 0"}},
 		"unknown points under an allow":           {[]string{rule("A", hangs, "points: 90"), rule("B", always, "decide: approve")}, txn.Approve, 0, []string{"B 0"}},
 		"an unknown allow allows nothing":         {[]string{rule("A", `when: 'checks["c"] != "hit"'`, "decide: approve"), rule("B", always, "points: 30")}, txn.Review, 30, []string{"B 30"}},
-		"unknown, then not sent: may be a review": {[]string{rule("A", `when: 'checks["c"] == "hit" && attributes.x == "y"'`, "points: 5, on_missing: review")}, txn.Review, 30, []string{"A 0"}},
-		"so may an allow be":                      {[]string{rule("A", `when: 'checks["c"] == "hit" && attributes.x == "y"'`, "decide: approve, on_missing: review")}, txn.Review, 30, []string{"A 0"}},
+		"unknown, then not sent: may be a review": {[]string{rule("A", `when: 'checks["c"] == "hit" && attributes.x == "y"'`, "points: 5, on_missing: review")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
+		"so may an allow be":                      {[]string{rule("A", `when: 'checks["c"] == "hit" && attributes.x == "y"'`, "decide: approve, on_missing: review")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
 		"an unknown that changes nothing: fires":  {[]string{rule("A", `when: 'checks["c"] == "hit" || tx.amount > 0'`, "points: 10")}, txn.Approve, 10, []string{"A 10"}},
 		"an unknown that changes nothing: quiet":  {[]string{rule("A", `when: 'checks["c"] == "hit" && tx.amount < 0'`, "decide: decline")}, txn.Approve, 0, nil},
-		"a text where a number is wanted":         {[]string{rule("A", unusual, "points: 50")}, txn.Review, 30, []string{"A 0"}},
-		"and it blocks":                           {[]string{rule("A", unusual, "decide: decline")}, txn.Review, 30, []string{"A 0"}},
+		"a text where a number is wanted":         {[]string{rule("A", unusual, "points: 50")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
+		"and it blocks":                           {[]string{rule("A", unusual, "decide: decline")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
 		"a decision lists no open rules it has":   {[]string{rule("A", hangs, "points: 90"), rule("B", always, "points: 40")}, txn.Review, 40, []string{"B 40"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -108,7 +108,7 @@ func TestAReasonExplainsItself(t *testing.T) {
 	got := s.Evaluate(rules.FactsOf(full(), time.UTC))
 	want := txn.Verdict{Decision: txn.Review, Score: 30, RiskBand: "medium", RuleSet: s.Ref(), Reasons: []txn.Reason{
 		{Code: "C", Rule: "r-1", Points: 25, Text: "7 in 5 minutes", Inputs: map[string]any{"payer.count_5m": 7.0, "checks.blocklist": "clear", "hour": int64(23), "merchant.mcc": "5411"}},
-		{Code: "D", Rule: "r-2", Text: "needs something that was not sent: x is unknown", Inputs: map[string]any{}}}}
+		{Code: "INPUT_MISSING", Rule: "r-2", Text: "D needs something that was not sent", Inputs: map[string]any{}}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"cel.dev/cel-go/cel"
 
@@ -32,6 +33,9 @@ type Set struct {
 
 // Ref names the set: its digest is of the file's bytes.
 func (s *Set) Ref() txn.RuleSet { return s.ref }
+
+// reserved are codes that say more than one rule could.
+var reserved = []string{streams.Faulted, InputUnknown, InputMissing}
 
 // What an absent input does to a rule that needs it.
 const (
@@ -145,7 +149,7 @@ func (f file) check() []error {
 		fault(r.Points < 0 || r.Points > 100, "rule %q: points must be 0 to 100", r.ID)
 		fault((r.Points > 0) == (r.Decide != ""), "rule %q: either points or decide", r.ID)
 		fault(r.Decide == txn.Approve && r.OnMissing == points, "rule %q: what was not sent cannot approve, on_missing must be skip or review", r.ID)
-		fault(r.Code == streams.Faulted, "rule %q: code %s is reserved", r.ID, r.Code)
+		fault(slices.Contains(reserved, r.Code), "rule %q: code %s is reserved", r.ID, r.Code)
 		switch r.Decide {
 		case "", txn.Approve, txn.Review, txn.Decline:
 		default:

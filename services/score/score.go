@@ -4,6 +4,7 @@ package score
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"crivo/pkg/app"
@@ -16,7 +17,7 @@ import (
 type Config struct {
 	app.Shell
 	Rules  *rules.Live
-	Zone   *time.Location // for night hours
+	Zone   *time.Location // for night hours of tenants that name none
 	Engine string         // this program's version, told in every decision
 }
 
@@ -41,5 +42,23 @@ func (s Stage) Handle(_ context.Context, in event.Validated) (event.Scored, erro
 		set = s.Rules.Current()
 		in.Degraded = append(slices.Clone(in.Degraded), "rule_set: replaced")
 	}
-	return event.Scored{Validated: in, Verdict: set.Evaluate(rules.FactsOf(in, s.Zone)), Engine: s.Engine}, nil
+	return event.Scored{Validated: in, Verdict: set.Evaluate(rules.FactsOf(in, s.zone(in.TimeZone))), Engine: s.Engine}, nil
+}
+
+// zones are those of tenants, read once.
+var zones sync.Map // IANA name → *time.Location
+
+func (s Stage) zone(name string) *time.Location {
+	if name == "" {
+		return s.Zone
+	}
+	if z, ok := zones.Load(name); ok {
+		return z.(*time.Location)
+	}
+	z, err := time.LoadLocation(name)
+	if err != nil {
+		z = s.Zone // the edge takes only names that it knows
+	}
+	zones.Store(name, z)
+	return z
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,11 +28,24 @@ type Keys interface {
 // entry is one line of the list's file. Values are clear text there, written by operators, and tokens from then on.
 type entry struct {
 	Kind      string     `yaml:"kind"` // document, document_root, account, pix_key, customer_id, device_id, card_token, ip, merchant_id, terminal_id
-	Value     string     `yaml:"value"`
+	Value     asWritten  `yaml:"value"`
 	Tenant    string     `yaml:"tenant"` // empty: all
 	Reason    string     `yaml:"reason"`
 	AddedBy   string     `yaml:"added_by"`
 	ExpiresAt *time.Time `yaml:"expires_at"`
+}
+
+// asWritten is a scalar's text as it stands in the file: 0042 is no number here.
+type asWritten string
+
+// UnmarshalYAML takes the text; quotes are YAML's own.
+func (a *asWritten) UnmarshalYAML(text []byte) error {
+	plain := strings.TrimSpace(string(text))
+	if strings.HasPrefix(plain, `"`) || strings.HasPrefix(plain, "'") {
+		return yaml.Read(text, (*string)(a))
+	}
+	*a = asWritten(plain)
+	return nil
 }
 
 // rule is an entry that was understood; its value masks itself.
@@ -73,7 +87,7 @@ func ParseList(data []byte, asOf time.Time) (*Snapshot, error) {
 }
 
 func (e entry) understand() (rule, error) {
-	r := rule{kind: e.Kind, tenant: e.Tenant, value: txn.Secretive(e.Value)}
+	r := rule{kind: e.Kind, tenant: e.Tenant, value: txn.Secretive(string(e.Value))}
 	if e.ExpiresAt != nil {
 		r.expires = *e.ExpiresAt
 	}
@@ -82,11 +96,11 @@ func (e entry) understand() (rule, error) {
 	}
 	switch e.Kind {
 	case txn.KindDocument:
-		d, err := txn.ParseDocument(e.Value)
+		d, err := txn.ParseDocument(string(e.Value))
 		r.value = d.Personal
 		return r, err
 	case txn.KindDocumentRoot:
-		d, err := brdoc.Parse(e.Value + "000000")
+		d, err := brdoc.Parse(string(e.Value) + "000000")
 		if err != nil || d.Root() == "" {
 			return r, errors.New("a root is a CNPJ's first 8 characters")
 		}
@@ -102,11 +116,11 @@ func (e entry) understand() (rule, error) {
 
 // network reads an address, or a network of one of the sizes that transactions carry tokens for.
 func (e entry) network(r rule) (rule, error) {
-	if ip, _, _, ok := txn.Networks(e.Value); ok {
+	if ip, _, _, ok := txn.Networks(string(e.Value)); ok {
 		r.value = txn.Secretive(ip)
 		return r, nil
 	}
-	p, err := netip.ParsePrefix(e.Value)
+	p, err := netip.ParsePrefix(string(e.Value))
 	if err != nil {
 		return r, errors.New("not an address or network")
 	}

@@ -104,6 +104,27 @@ func TestTheBlockListFindsWhatItNames(t *testing.T) {
 	}
 }
 
+// A value is text, whatever YAML would make of it: 0042 is not 34, and 1.10 is not 1.1.
+func TestValuesAreTakenAsTheyStand(t *testing.T) {
+	k := keyring(t)
+	for _, id := range []string{"0042", "1_000", "1.10", "0x10", "true", "2026-11-22", "1e3", "12345678901234567890"} {
+		in := enriched(t, k, strings.Replace(body, `"terminal_id":"t-1"`, `"terminal_id":"`+id+`"`, 1))
+		for _, text := range []string{id, `"` + id + `"`, "'" + id + "'"} {
+			for _, form := range []string{"- {kind: terminal_id, value: %s}", "- kind: terminal_id\n  value: %s\n  reason: x\n", "- {kind: terminal_id, value: %s, reason: x} # y"} {
+				list, err := validate.ParseList(fmt.Appendf(nil, form, text), now)
+				if err != nil {
+					t.Errorf("%s: %v", fmt.Sprintf(form, text), err)
+					continue
+				}
+				s := validate.Stage{List: func() *validate.Snapshot { return list }, Keys: k, Now: func() time.Time { return now }}
+				if out, err := s.Handle(context.Background(), in); err != nil || out.Checks[1].Status != txn.Hit {
+					t.Errorf("%s: %+v, %v", fmt.Sprintf(form, text), out.Checks, err)
+				}
+			}
+		}
+	}
+}
+
 func TestBadEntriesAreNamedWithoutTheirValues(t *testing.T) {
 	_, err := validate.ParseList([]byte("- {kind: document, value: '12345'}\n- {kind: what, value: secret}\n- {kind: device_id}\n- {kind: ip, value: 10.0.0.0/8}\n"+
 		"- {kind: document_root, value: '12345'}\n- {kind: document_root, value: 12ABC34501DE35}\n- {kind: ip, value: host.example}"), now)

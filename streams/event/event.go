@@ -16,7 +16,8 @@ type Submitted struct {
 	ClaimedAt  txn.Time   `json:"claimed_at"`
 	AcceptedAt txn.Time   `json:"accepted_at"`
 	Deadline   txn.Time   `json:"deadline"`
-	Digest     string     `json:"digest"` // keyed, names its key
+	Digest     string     `json:"digest"`             // keyed, names its key
+	TimeZone   string     `json:"time_zone,omitzero"` // the tenant's, for night hours; IANA name, empty: the system's
 	Tx         txn.Sealed `json:"tx"`
 }
 

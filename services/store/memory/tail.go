@@ -175,7 +175,7 @@ func readSnapshot(path string) (*state, error) {
 	defer f.Close()
 	s := newState()
 	if err := gob.NewDecoder(bufio.NewReaderSize(f, 1<<20)).Decode(s); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s is damaged (%w): move its folder away to begin with empty windows", path, err)
 	}
 	return s, nil
 }
