@@ -17,6 +17,7 @@ import (
 	"crivo/pkg/seal"
 	"crivo/pkg/stage"
 	"crivo/services/broker"
+	"crivo/services/keeper"
 	"crivo/services/rules"
 	"crivo/services/store/memory"
 	"crivo/services/store/sqlite"
@@ -257,7 +258,8 @@ func (u *upped) openStreams(ctx context.Context) error {
 		return err
 	}
 	u.later(func() { stop(); <-synced })
-	return nil
+	return keeper.Restore(ctx, keeper.Config{Shell: app.Shell{Conn: u.admin, JS: u.js, Clock: u.clock, Log: u.log, Metrics: prometheus.NewRegistry(),
+		Health: u.health}, Transactions: u.stores.transactions})
 }
 
 func (u *upped) layout() streams.Layout {

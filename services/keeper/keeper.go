@@ -70,6 +70,35 @@ func Run(ctx context.Context, cfg Config) error {
 	return nil
 }
 
+// recent is how many of the newest decisions tell whether a store lacks any: it was lost, or is an older backup.
+const recent = 256
+
+// Restore puts decisions of the stream back into a store that lacks recent ones, before anybody can claim their ids anew. It does
+// nothing else; on a store that is whole it looks at a few messages. A missing stream has no decisions.
+func Restore(ctx context.Context, cfg Config) error {
+	k := &keeper{Config: cfg, metrics: newMetrics(cfg.Metrics)}
+	info, stream, err := k.info(ctx, streams.Decided)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	last := info.State.LastSeq
+	err = k.scan(ctx, streams.Decided, max(info.State.FirstSeq, last-min(last, recent)+1), last, func(batch []jetstream.Msg) error {
+		lacking, err := k.lacking(ctx, stream, batch)
+		if err == nil && len(lacking) > 0 {
+			err = errEnough
+		}
+		return err
+	})
+	if !errors.Is(err, errEnough) {
+		return err
+	}
+	k.Log.Warn().Msg("the transaction store lacks decisions that the stream has: putting them back before anything is accepted")
+	return k.putBack(ctx)
+}
+
 // round does everything once, in the order that a recovery needs.
 func (k *keeper) round(ctx context.Context) {
 	done, err := streams.Ensure(ctx, k.JS, k.Layout)

@@ -466,6 +466,37 @@ func TestF13DecisionsComeBackFromTheStreamAsTheyWere(t *testing.T) {
 	}
 }
 
+// F13: an id must not be claimed anew, with another body, before its decision is back.
+func TestF13AStoreThatLacksRecentDecisionsIsMadeWholeFirst(t *testing.T) {
+	for name, tc := range map[string]struct {
+		kept int // claims that the store still has decided, the oldest
+		want int
+	}{"a lost store": {0, 600}, "an older backup": {500, 600}, "a whole store": {600, 600}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			restore := func() {
+				t.Helper()
+				w.must(keeper.Restore(t.Context(), keeper.Config{Shell: w.shell, Transactions: w.store}))
+			}
+			w.provision()
+			all := claims("x", 600)
+			w.publish(outputs(streams.EventDecided, func(c store.Claim) []byte { return decided(c, txn.Decline) }, all)...)
+			w.claim(all[:tc.kept]...)
+			w.decide(false, all[:tc.kept]...)
+			restore()
+			found := 0
+			for _, c := range all {
+				if e, err := w.store.Get(t.Context(), c.Key); err == nil && e.Decided() {
+					found++
+				}
+			}
+			if found != tc.want {
+				t.Errorf("%d decisions, want %d", found, tc.want)
+			}
+		})
+	}
+}
+
 func TestNothingRunsAgainBeforeDecisionsWereCompared(t *testing.T) {
 	w := newWorld(t)
 	w.provision()
