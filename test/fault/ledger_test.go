@@ -55,22 +55,14 @@ func (l *ledger) settle(id string) {
 	l.recent = append(l.recent, id)
 }
 
-// load sends new transactions from workers until ctx ends, however the system fares.
+// load sends new transactions from workers until ctx ends, however the system fares. Every other worker gives a transaction up
+// when its connection breaks: what was claimed of those is nobody's business but the system's until the next repeat.
 func (l *ledger) load(ctx context.Context, workers int) (done <-chan struct{}) {
 	var all sync.WaitGroup
-	for range workers {
+	for n := range workers {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				row := l.next()
-				a, err := l.s.Do(context.WithoutCancel(ctx), http.MethodPost, "/v1/transactions", row.Body)
-				if err == nil && a.Status/100 == 2 {
-					l.settle(row.ID)
-					continue
-				}
-				select { // killed or refusing: a real client would wait, too
-				case <-ctx.Done():
-				case <-time.After(20 * time.Millisecond):
-				}
+				l.send(ctx, l.next(), n%2 == 0)
 			}
 		})
 	}
@@ -80,6 +72,24 @@ func (l *ledger) load(ctx context.Context, workers int) (done <-chan struct{}) {
 		close(ended)
 	}()
 	return ended
+}
+
+// send sends a transaction until it is accepted, waiting while the system refuses, as a client does.
+func (l *ledger) send(ctx context.Context, row feed.Row, patient bool) {
+	for ctx.Err() == nil {
+		a, err := l.s.Do(context.WithoutCancel(ctx), http.MethodPost, "/v1/transactions", row.Body)
+		if err == nil && a.Status/100 == 2 {
+			l.settle(row.ID)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+		if err != nil && !patient {
+			return
+		}
+	}
 }
 
 // await returns once n more transactions are accepted.
