@@ -69,6 +69,8 @@ func (e *edge) accept(ctx context.Context, tenant store.Tenant, body []byte, tra
 	switch {
 	case err != nil:
 		return acceptance{}, refusal(err, errStore)
+	case claimed.Err != nil:
+		return acceptance{}, fmt.Errorf("claim: %w", claimed.Err)
 	case claimed.Won:
 		return e.publish(ctx, tenant, claim, trace, false)
 	}

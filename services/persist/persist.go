@@ -77,6 +77,10 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 			out[i].Err = stage.Unavailable(err) // unknown: the repeat reads back
 			continue
 		}
+		if out[i].Err = outcomes[k].Err; out[i].Err != nil {
+			s.metrics.outcome("refused")
+			continue // an attempt: three of them bury it
+		}
 		out[i] = s.announce(idents[k], outcomes[k])
 	}
 	return out
@@ -98,7 +102,7 @@ func (s Stage) decide(in event.Scored) (store.Decide, error) {
 	if err != nil {
 		return store.Decide{}, stage.Reject(err)
 	}
-	return store.Decide{Event: data, Decision: in.Verdict.Decision, Reasons: codes, DecidedAt: now.Time,
+	return store.Decide{Event: data, Decision: in.Verdict.Decision, Reasons: codes, Tokens: store.Tokens(&in.Tx), DecidedAt: now.Time,
 		Claim: store.Claim{Key: store.Key{Tenant: in.Tenant, ID: in.ID}, Digest: in.Digest, Run: in.Run, ClaimedAt: in.ClaimedAt.Time,
 			AcceptedAt: in.AcceptedAt.Time, Deadline: in.Deadline.Time}}, nil
 }
@@ -154,6 +158,9 @@ func (s Stage) bury(ctx context.Context, b stage.Burial, letter func(context.Con
 	outcomes, err := s.Transactions.Decide(ctx, []store.Decide{d})
 	if err != nil {
 		return nil, fmt.Errorf("bury: %w", err)
+	}
+	if outcomes[0].Err != nil {
+		return out, nil // not even that is taken: the letter tells, and the sweep will run the claim again
 	}
 	res := s.announce(ident, outcomes[0])
 	return append(out, res.Outputs...), nil

@@ -229,6 +229,70 @@ func TestAStoreThatFailsHoldsAllThatCanBeRead(t *testing.T) {
 	}
 }
 
+// What is decided is found by the documents and accounts of both sides, by decision and by reason.
+func TestADecisionIsFound(t *testing.T) {
+	each(t, func(t *testing.T, s store.Transactions) {
+		in := scored("a", txn.Review)
+		in.Tx.Payer = txn.SealedParty{Document: &txn.SealedDocument{Token: "k.payer", Root: "k.root"}, Account: &txn.SealedAccount{Token: "k.account"}}
+		in.Tx.Payee = &txn.SealedParty{Document: &txn.SealedDocument{Token: "k.payee"}, Account: &txn.SealedAccount{ISPB: "12345678"}}
+		p, _ := arbiter(s)
+		p.Handle(context.Background(), []stage.Message{message(t, in), message(t, scored("b", txn.Approve))})
+		for token, want := range map[string]int{"k.payer": 1, "k.account": 1, "k.payee": 1, "k.root": 0, "": 0} {
+			got, _, err := s.Search(context.Background(), store.Query{Tenant: "t", Tokens: []string{token}, Decision: txn.Review, Reason: "C-review", Limit: 9})
+			if err != nil || len(got) != want {
+				t.Errorf("%q: %d found, %v", token, len(got), err)
+			}
+		}
+	})
+}
+
+// picky is a store that will not take what is decided on some transactions.
+type picky struct {
+	store.Transactions
+	refuses func(store.Decide) bool
+}
+
+func (p picky) Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error) {
+	out := make([]store.Outcome, len(decides))
+	for i, d := range decides {
+		if p.refuses(d) {
+			out[i].Err = store.ErrRefused
+			continue
+		}
+		one, err := p.Transactions.Decide(ctx, []store.Decide{d})
+		if err != nil {
+			return nil, err
+		}
+		out[i] = one[0]
+	}
+	return out, nil
+}
+
+func TestWhatTheStoreRefusesIsAnAttemptOfThatMessageAlone(t *testing.T) {
+	for name, tc := range map[string]struct {
+		refuses func(store.Decide) bool
+		letters int // outputs of the burial: the letter, and the decision where there is one
+	}{
+		"the event":              {func(d store.Decide) bool { return d.Decision == txn.Approve }, 2},
+		"the burial's event too": {func(d store.Decide) bool { return d.ID == "bad" }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := memory.NewTransactions()
+			bad, good := scored("bad", txn.Approve), scored("good", txn.Decline)
+			claim(t, s, claimed(t, bad.Submitted))
+			p, _ := arbiter(picky{s, tc.refuses})
+			out := p.Handle(context.Background(), []stage.Message{message(t, bad), message(t, good)})
+			if err := out[0].Err; !errors.Is(err, store.ErrRefused) || stage.IsUnavailable(err) || stage.IsReject(err) || out[1].Err != nil {
+				t.Errorf("%v, %v", out[0].Err, out[1].Err)
+			}
+			buried, err := p.Bury(context.Background(), stage.Burial{Step: "persist", Message: message(t, bad), Cause: stage.CauseExhausted, Err: out[0].Err, Attempts: 3})
+			if err != nil || len(buried) != tc.letters {
+				t.Errorf("buried with %d outputs, %v", len(buried), err)
+			}
+		})
+	}
+}
+
 func TestByAndLate(t *testing.T) {
 	fault := streams.Fault("score", stage.CausePanic, txn.RuleSet{})
 	for name, tc := range map[string]struct {

@@ -10,8 +10,8 @@ import (
 
 // Transactions is the transaction store: the claim and the one arbiter of decisions. Times are kept to the millisecond.
 type Transactions interface {
-	// Claim inserts each document whose key is absent, durably, in one group; results are in order. An error means that
-	// the outcome of all is unknown.
+	// Claim inserts each document whose key is absent, durably; results are in order, and one that is refused costs the others
+	// nothing. An error means that the outcome of each is unknown: any of them may stand, whole; the repeat completes them.
 	Claim(ctx context.Context, claims []Claim) ([]Claimed, error)
 	// Get returns one document or ErrNotFound.
 	Get(ctx context.Context, key Key) (Entry, error)
@@ -19,7 +19,7 @@ type Transactions interface {
 	// stands after is returned, with ErrChanged where the guard did not hold.
 	Raise(ctx context.Context, r Raise) (Entry, error)
 	// Decide completes each document where no decision is, and inserts it whole where it is missing; results in order.
-	// Whoever finds a decision gets its bytes. An error means that the outcome of all is unknown: read back.
+	// Whoever finds a decision gets its bytes. An error means that the outcome of each is unknown, as with Claim.
 	Decide(ctx context.Context, decides []Decide) ([]Outcome, error)
 	// Overdue returns up to limit undecided documents whose deadline is before t, oldest deadline first.
 	Overdue(ctx context.Context, t time.Time, limit int) ([]Entry, error)
@@ -29,6 +29,9 @@ type Transactions interface {
 	Announced(ctx context.Context, keys []Key) error
 	// Undecided returns those of keys that hold no decision (a missing document counts as undecided).
 	Undecided(ctx context.Context, keys []Key) ([]Key, error)
+	// Search returns one page of decided transactions and the cursor of the next ("" at the end). It may lag behind what is
+	// decided: nothing is decided on it.
+	Search(ctx context.Context, q Query) ([]Found, string, error)
 	// Ping answers within ctx when the store can be written.
 	Ping(ctx context.Context) error
 }
@@ -52,15 +55,15 @@ type Registry interface {
 
 // Deliveries holds the webhooks that are owed.
 type Deliveries interface {
-	// Insert adds rows whose (tenant, endpoint, webhook id) is absent, in one group, and tells which were added. Rows come
-	// with LeasedUntil set by the inserter, who tries them at once.
+	// Insert adds rows whose (tenant, endpoint, webhook id) is absent and tells which were added. Rows come with LeasedUntil
+	// set by the inserter, who tries them at once. An error means that any of them may be there.
 	Insert(ctx context.Context, rows []Delivery) ([]bool, error)
 	// Lease takes up to limit pending rows of one endpoint ("" for any) that are due at now and not leased, until then.
 	// Rows come earliest due first.
 	Lease(ctx context.Context, endpoint string, now, until time.Time, limit int) ([]Delivery, error)
 	// DueEndpoints returns the ids of endpoints with rows that are due at now and not leased.
 	DueEndpoints(ctx context.Context, now time.Time) ([]string, error)
-	// Update writes back status, attempts, next attempt and lease of rows, in one group.
+	// Update writes back status, attempts, next attempt and lease of rows. An error means that any of them may be written.
 	Update(ctx context.Context, rows []Delivery) error
 	// Cancel ends every pending row of an endpoint with status (Cancelled, Skipped) and tells how many there were.
 	Cancel(ctx context.Context, tenant, endpoint, status string) (int, error)

@@ -18,6 +18,9 @@ var ErrNotFound = errors.New("not found")
 // ErrCursor is returned for a cursor that no page gave out.
 var ErrCursor = errors.New("bad cursor")
 
+// ErrRefused is what became of one item that the store will never take as it is; nothing of it was written.
+var ErrRefused = errors.New("refused by the store")
+
 // ErrChanged is returned by guarded updates whose guard no longer holds.
 var ErrChanged = errors.New("changed meanwhile")
 
@@ -46,10 +49,11 @@ type Entry struct {
 // Decided tells whether the transaction has its decision.
 func (e Entry) Decided() bool { return e.Event != nil }
 
-// Claimed is the outcome of one claim: won, or what stood there before.
+// Claimed is the outcome of one claim: won, or what stood there before, or ErrRefused.
 type Claimed struct {
 	Won   bool
 	Entry Entry // what stands now; a won claim's own
+	Err   error // ErrRefused: nothing stands
 }
 
 // Decide asks to complete a claim where it has no decision, and to insert it whole where the claim is missing.
@@ -58,6 +62,7 @@ type Decide struct {
 	Event       []byte   // event.Decided as JSON
 	Decision    string   // approve, review, decline: indexed
 	Reasons     []string // codes: indexed
+	Tokens      []string // what it is found by, see Tokens: indexed
 	DecidedAt   time.Time
 	Unannounced bool
 }
@@ -73,6 +78,7 @@ const (
 type Outcome struct {
 	Status string
 	Entry  Entry
+	Err    error // ErrRefused: nothing was written, Status is empty
 }
 
 // Raise starts another run of an undecided transaction.

@@ -12,6 +12,10 @@ func TestTransactions(t *testing.T) {
 	storetest.Transactions(t, func(*testing.T) store.Transactions { return memory.NewTransactions() })
 }
 
+func TestSearch(t *testing.T) {
+	storetest.Search(t, func(*testing.T) store.Transactions { return memory.NewTransactions() })
+}
+
 func TestRegistry(t *testing.T) {
 	storetest.Registry(t, func(*testing.T) store.Registry { return memory.NewRegistry() })
 }

@@ -14,10 +14,13 @@ import (
 type Transactions struct {
 	mu      sync.Mutex
 	entries map[store.Key]store.Entry
+	decided map[store.Key]store.Decide // what decided entries are found by
 }
 
 // NewTransactions returns an empty store.
-func NewTransactions() *Transactions { return &Transactions{entries: map[store.Key]store.Entry{}} }
+func NewTransactions() *Transactions {
+	return &Transactions{entries: map[store.Key]store.Entry{}, decided: map[store.Key]store.Decide{}}
+}
 
 // millis is a time as stores keep it.
 func millis(t time.Time) time.Time { return time.UnixMilli(t.UnixMilli()).UTC() }
@@ -94,7 +97,7 @@ func (t *Transactions) Decide(ctx context.Context, decides []store.Decide) ([]st
 			e = store.Entry{Claim: inMillis(d.Claim)}
 		}
 		e.Body, e.Event, e.DecidedAt, e.Unannounced = nil, d.Event, millis(d.DecidedAt), d.Unannounced
-		t.entries[d.Key] = e
+		t.entries[d.Key], t.decided[d.Key] = e, d
 		out[i] = store.Outcome{Status: store.DecidedNow, Entry: e}
 	}
 	return out, nil
@@ -149,6 +152,45 @@ func (t *Transactions) Undecided(_ context.Context, keys []store.Key) ([]store.K
 		}
 	}
 	return out, nil
+}
+
+// Search returns one page of decided transactions.
+func (t *Transactions) Search(_ context.Context, q store.Query) ([]store.Found, string, error) {
+	after, started, err := q.After()
+	if err != nil {
+		return nil, "", err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	found := []store.Found{}
+	for key, d := range t.decided {
+		e := t.entries[key]
+		if key.Tenant == q.Tenant && matches(q, d, e.AcceptedAt) && (!started || follows(q, store.PlaceOf(e), after)) {
+			found = append(found, store.Found{Entry: e})
+		}
+	}
+	slices.SortFunc(found, func(a, b store.Found) int {
+		if follows(q, store.PlaceOf(a.Entry), store.PlaceOf(b.Entry)) {
+			return 1
+		}
+		return -1
+	})
+	page, next := q.Page(found)
+	return page, next, nil
+}
+
+func matches(q store.Query, d store.Decide, accepted time.Time) bool {
+	return (len(q.Tokens) == 0 || slices.ContainsFunc(q.Tokens, func(t string) bool { return slices.Contains(d.Tokens, t) })) &&
+		(q.Decision == "" || d.Decision == q.Decision) && (q.Reason == "" || slices.Contains(d.Reasons, q.Reason)) &&
+		(q.From.IsZero() || !accepted.Before(millis(q.From))) && (q.To.IsZero() || accepted.Before(millis(q.To)))
+}
+
+// follows tells whether a comes after b in the order of a query.
+func follows(q store.Query, a, b store.Place) bool {
+	if q.Oldest {
+		return a.Compare(b) > 0
+	}
+	return a.Compare(b) < 0
 }
 
 // Ping always answers.

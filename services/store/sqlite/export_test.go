@@ -1,7 +1,22 @@
 package sqlite
 
+import "crivo/services/store"
+
 // The queries as they are made, so that their plans can be looked at.
 var (
 	TransactionQueries = []string{selectOne, selectOverdue, selectUnannounced, selectDecided, raiseRun, clearMark}
 	DeliveryQueries    = []string{selectDue}
 )
+
+// FirstTransactionSchema is that of the first files.
+var FirstTransactionSchema = transactionSchema[0]
+
+// SearchQueries are the walks that a search makes.
+func SearchQueries(q store.Query) []string {
+	after, started, _ := q.After()
+	var out []string
+	for _, w := range searches(q, after, started) {
+		out = append(out, w.text)
+	}
+	return out
+}

@@ -3,14 +3,20 @@ package sqlite_test
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"crivo/services/store"
 	"crivo/services/store/sqlite"
@@ -40,6 +46,10 @@ func TestTransactions(t *testing.T) {
 	storetest.Transactions(t, func(t *testing.T) store.Transactions { return transactions(t, filepath.Join(t.TempDir(), "t.db")) })
 }
 
+func TestSearch(t *testing.T) {
+	storetest.Search(t, func(t *testing.T) store.Transactions { return transactions(t, filepath.Join(t.TempDir(), "t.db")) })
+}
+
 func TestRegistry(t *testing.T) {
 	storetest.Registry(t, func(t *testing.T) store.Registry {
 		s, err := sqlite.OpenRegistry(filepath.Join(t.TempDir(), "r.db"), sqlite.Options{})
@@ -52,6 +62,42 @@ func TestDeliveries(t *testing.T) {
 		s, err := sqlite.OpenDeliveries(filepath.Join(t.TempDir(), "d.db"), sqlite.Options{})
 		return closing(t, s, err)
 	})
+}
+
+// A group is one transaction of the file: it is there whole or not at all, whenever its context ends.
+func TestAGroupIsThereWholeOrNotAtAll(t *testing.T) {
+	s, ctx := transactions(t, filepath.Join(t.TempDir(), "t.db")), context.Background()
+	const size = 40
+	for n := range 30 {
+		claims, decides := make([]store.Claim, size), make([]store.Decide, size)
+		for i := range claims {
+			claims[i] = newClaim(fmt.Sprint("g", n, "-", i))
+			decides[i] = store.Decide{Claim: claims[i], Event: []byte("x"), Decision: "approve", DecidedAt: time.Now()}
+		}
+		brief, cancel := context.WithTimeout(ctx, time.Duration(n*60)*time.Microsecond)
+		_, claimErr := s.Claim(brief, claims)
+		_, decideErr := s.Decide(brief, decides)
+		cancel()
+		claimed, decided := 0, 0
+		for _, c := range claims {
+			e, err := s.Get(ctx, c.Key)
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
+				t.Fatal(err)
+			}
+			if err == nil {
+				claimed++
+			}
+			if e.Decided() {
+				decided++
+			}
+		}
+		if claimed != 0 && claimed != size || claimErr == nil && claimed != size {
+			t.Fatalf("%d of %d claimed, %v", claimed, size, claimErr)
+		}
+		if decided != 0 && decided != size || decideErr == nil && decided != size {
+			t.Fatalf("%d of %d decided, %v", decided, size, decideErr)
+		}
+	}
 }
 
 func TestAFileOfANewerProgramIsRefused(t *testing.T) {
@@ -68,6 +114,29 @@ func TestAFileOfANewerProgramIsRefused(t *testing.T) {
 	}
 	if _, err := sqlite.OpenTransactions(path, sqlite.Options{}); err == nil || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What a file held before there was a search stays, and is found by what its columns say.
+func TestAFileOfTheFirstSchemaIsBroughtUp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t.db")
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(sqlite.FirstTransactionSchema + `; PRAGMA user_version = 1;
+		INSERT INTO transactions (tenant, id, digest, run, claimed_at, accepted_at, deadline, event, decision, reasons, decided_at)
+		VALUES ('t', 'a', '1.x', 1, 1, 1, 1, x'00', 'review', 'A B', 2)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []store.Query{{}, {Decision: "review"}} {
+		q.Tenant, q.Limit = "t", 9
+		if got, _, err := transactions(t, path).Search(t.Context(), q); err != nil || len(got) != 1 || got[0].ID != "a" {
+			t.Errorf("%+v: %+v, %v", q, got, err)
+		}
 	}
 }
 
@@ -90,25 +159,138 @@ func TestNoQueryScansATable(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, q := range queries {
-			rows, err := db.Query("EXPLAIN QUERY PLAN " + strings.ReplaceAll(q, "?", "'1'"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for rows.Next() {
-				var a, b, c int
-				var plan string
-				if err := rows.Scan(&a, &b, &c, &plan); err != nil {
-					t.Fatal(err)
-				}
+			for _, step := range plan(t, db, q) {
 				// What is scanned whole may only be the question itself: the keys that were asked for, the endpoints found.
-				if strings.HasPrefix(plan, "SCAN") && plan != "SCAN e" && plan != "SCAN k VIRTUAL TABLE INDEX 1:" || strings.Contains(plan, "TEMP B-TREE") {
-					t.Errorf("%s: %s", q, plan)
+				if strings.HasPrefix(step, "SCAN") && step != "SCAN e" && step != "SCAN k VIRTUAL TABLE INDEX 1:" || strings.Contains(step, "TEMP B-TREE") {
+					t.Errorf("%s: %s", q, step)
 				}
 			}
-			_ = rows.Close()
 		}
 		_ = db.Close()
 	}
+}
+
+// A search walks the index that has its order, in either direction and from the first page on.
+func TestASearchWalksItsIndex(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t.db")
+	s := transactions(t, path)
+	if _, err := s.Decide(t.Context(), []store.Decide{{Claim: newClaim("a"), Event: []byte("x")}, {Claim: newClaim("b"), Event: []byte("x")}}); err != nil {
+		t.Fatal(err)
+	}
+	_, cursor, err := s.Search(t.Context(), store.Query{Tenant: "t", Limit: 1})
+	_, oldest, err2 := s.Search(t.Context(), store.Query{Tenant: "t", Limit: 1, Oldest: true})
+	if err != nil || err2 != nil || cursor == "" || oldest == "" {
+		t.Fatal(cursor, oldest, err, err2)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	const token, sorted = "SEARCH w USING PRIMARY KEY (chunk=? AND mark=? AND accepted_at>? AND accepted_at<?)", "USE TEMP B-TREE FOR ORDER BY"
+	const reason, decision = "SEARCH r EXISTS USING PRIMARY KEY (chunk=? AND mark=? AND accepted_at=? AND id=?)",
+		"SEARCH d EXISTS USING COVERING INDEX by_decision (tenant=? AND decision=? AND accepted_at=? AND id=?)"
+	for name, tc := range map[string]struct {
+		query store.Query
+		plan  []string // up to the look-up of what was found
+	}{
+		"time":                {store.Query{}, []string{"SEARCH w USING INDEX by_time (tenant=? AND accepted_at>? AND accepted_at<?)"}},
+		"decision":            {store.Query{Decision: "review"}, []string{"SEARCH w USING COVERING INDEX by_decision (tenant=? AND decision=? AND accepted_at>? AND accepted_at<?)"}},
+		"reason":              {store.Query{Reason: "R"}, []string{token}},
+		"reason and decision": {store.Query{Reason: "R", Decision: "review"}, []string{token, decision}},
+		// Chunks are scanned as they are few, and what one token has in them is sorted: the rows are narrow.
+		"token":      {store.Query{Tokens: []string{"k.x"}}, []string{"SCAN c", token, sorted}},
+		"everything": {store.Query{Tokens: []string{"k.x", "k.y"}, Reason: "R", Decision: "review"}, []string{"SCAN c", token, reason, decision, sorted}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, q := range []store.Query{{}, {Cursor: cursor}, {Oldest: true}, {Oldest: true, Cursor: oldest}} {
+				q.Tokens, q.Decision, q.Reason = tc.query.Tokens, tc.query.Decision, tc.query.Reason
+				for _, query := range sqlite.SearchQueries(q) {
+					want := append(append([]string{"CO-ROUTINE w"}, tc.plan...), "SCAN w", "SEARCH t USING INDEX sqlite_autoindex_transactions_1 (tenant=? AND id=?)")
+					got := plan(t, db, query)
+					slices.Sort(want) // of two conditions either may be looked at first
+					slices.Sort(got)
+					if diff := cmp.Diff(want, got); diff != "" {
+						t.Errorf("%s: %s", query, diff)
+					}
+				}
+			}
+		})
+	}
+}
+
+// A token's transactions lie in many chunks, and what was accepted early may be decided late.
+func TestASearchLooksIntoEveryChunk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t.db")
+	s, start := transactions(t, path), time.UnixMilli(1795388711000)
+	want := []string{}
+	for n := range 30 {
+		decides := make([]store.Decide, 200)
+		for i := range decides {
+			c := newClaim(fmt.Sprint("other", n, "-", i))
+			c.AcceptedAt = start.Add(100*time.Hour + time.Duration(n*200+i)*time.Second)
+			decides[i] = store.Decide{Claim: c, Event: []byte("x"), Tokens: []string{token(n*200 + i), token(i), token(n)}}
+		}
+		c := &decides[0].Claim
+		c.ID, c.AcceptedAt = fmt.Sprintf("ours%02d", n), start.Add(time.Duration((n*7)%30)*time.Hour) // each hour once, in no order
+		decides[0].Tokens = []string{"ours"}
+		if _, err := s.Decide(t.Context(), decides); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for hour := range 30 {
+		want = append(want, fmt.Sprintf("ours%02d", hour*13%30)) // 7·13 is 1 more than three times 30
+	}
+	got := []string{}
+	q := store.Query{Tenant: "t", Tokens: []string{"ours"}, Limit: 4, Oldest: true}
+	for {
+		found, next, err := s.Search(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			got = append(got, f.ID)
+		}
+		if q.Cursor = next; next == "" {
+			break
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	early, _, err := s.Search(t.Context(), store.Query{Tenant: "t", Tokens: q.Tokens, Limit: 9, To: start.Add(5 * time.Hour)})
+	if err != nil || len(early) != 5 || early[0].ID != want[4] {
+		t.Errorf("%d within five hours, %v", len(early), err)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var chunks, most int
+	if err := db.QueryRow("SELECT count(*), max(marks) FROM chunks").Scan(&chunks, &most); err != nil || chunks < 4 || most > 5000 {
+		t.Errorf("%d chunks of up to %d, %v", chunks, most, err)
+	}
+}
+
+// plan is what SQLite would do for a query.
+func plan(t *testing.T, db *sql.DB, query string) []string {
+	t.Helper()
+	rows, err := db.Query("EXPLAIN QUERY PLAN " + strings.ReplaceAll(query, "?", "'1'"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var a, b, c int
+		var step string
+		if err := rows.Scan(&a, &b, &c, &step); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, step)
+	}
+	return out
 }
 
 const childFile = "CRIVO_TEST_SQLITE_CHILD"
@@ -183,7 +365,6 @@ func newClaim(id string) store.Claim {
 	return store.Claim{Key: store.Key{Tenant: "t", ID: id}, Digest: "1.x", Run: 1, ClaimedAt: now, AcceptedAt: now, Deadline: now, Body: make([]byte, 700)}
 }
 
-// BenchmarkDueEndpoints looks for what is due among rows that are delivered and rows that wait for a later try.
 // BenchmarkListDeliveries reads the newest page of many rows.
 func BenchmarkListDeliveries(b *testing.B) {
 	s, err := sqlite.OpenDeliveries(filepath.Join(b.TempDir(), "d.db"), sqlite.Options{})
@@ -210,6 +391,37 @@ func BenchmarkListDeliveries(b *testing.B) {
 	}
 }
 
+// BenchmarkSearch reads the newest page among a hundred thousand transactions.
+func BenchmarkSearch(b *testing.B) {
+	s := transactions(b, filepath.Join(b.TempDir(), "t.db"))
+	for n := range 100 {
+		decides := make([]store.Decide, 1000)
+		for i := range decides {
+			at := n*1000 + i
+			decides[i] = store.Decide{Claim: newClaim(fmt.Sprint(at)), Event: make([]byte, 3000), Decision: "approve", DecidedAt: time.Now(), Reasons: []string{"A"},
+				Tokens: []string{token(at % 5000), token(at), "busy"}}
+			if at%100 == 0 {
+				decides[i].Decision, decides[i].Reasons = "review", []string{"B"}
+			}
+		}
+		if _, err := s.Decide(b.Context(), decides); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for name, q := range map[string]store.Query{"time": {}, "decision": {Decision: "review"}, "reason": {Reason: "B"}, "token of few": {Tokens: []string{token(7)}},
+		"token of all": {Tokens: []string{"busy"}}, "token and decision": {Tokens: []string{token(100)}, Decision: "review"}} {
+		q.Tenant, q.Limit = "t", 50
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if got, _, err := s.Search(context.Background(), q); err != nil || len(got) == 0 {
+					b.Fatal(len(got), err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkDueEndpoints looks for what is due among rows that are delivered and rows that wait for a later try.
 func BenchmarkDueEndpoints(b *testing.B) {
 	s, err := sqlite.OpenDeliveries(filepath.Join(b.TempDir(), "d.db"), sqlite.Options{})
 	closing(b, s, err)
@@ -236,6 +448,12 @@ func BenchmarkDueEndpoints(b *testing.B) {
 	}
 }
 
+// token is one of a hundred thousand, as long as they are and as far apart.
+func token(n int) string {
+	sum := sha256.Sum256([]byte(fmt.Sprint(n % 100_000)))
+	return "1a2b3c4d." + base64.RawURLEncoding.EncodeToString(sum[:18])
+}
+
 func BenchmarkClaimAndDecide(b *testing.B) {
 	for _, size := range []int{1, 64} {
 		b.Run(fmt.Sprint("group=", size), func(b *testing.B) {
@@ -245,7 +463,8 @@ func BenchmarkClaimAndDecide(b *testing.B) {
 			for n := 0; b.Loop(); n++ {
 				for i := range claims {
 					claims[i] = newClaim(fmt.Sprint(n, "-", i))
-					decides[i] = store.Decide{Claim: claims[i], Event: event, Decision: "approve", DecidedAt: time.Now()}
+					decides[i] = store.Decide{Claim: claims[i], Event: event, Decision: "approve", DecidedAt: time.Now(), Reasons: []string{"A", "B"},
+						Tokens: []string{token(n*size + i), token(3 * i), token(7 * n), token(n + i)}}
 				}
 				if _, err := s.Claim(ctx, claims); err != nil {
 					b.Fatal(err)

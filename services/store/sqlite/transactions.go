@@ -25,7 +25,7 @@ CREATE TABLE transactions (
 	PRIMARY KEY (tenant, id)
 ) STRICT;
 CREATE INDEX undecided ON transactions (deadline) WHERE decided_at IS NULL;
-CREATE INDEX unannounced ON transactions (decided_at) WHERE unannounced = 1`}
+CREATE INDEX unannounced ON transactions (decided_at) WHERE unannounced = 1`, searchSchema}
 
 // OpenTransactions opens or makes the store at path.
 func OpenTransactions(path string, o Options) (*Transactions, error) {
@@ -48,7 +48,8 @@ const (
 		VALUES (?,?,?,?,?,?,?,?,?,?,?,?)
 		ON CONFLICT DO UPDATE SET body = NULL, event = excluded.event, decision = excluded.decision, reasons = excluded.reasons,
 			decided_at = excluded.decided_at, unannounced = excluded.unannounced
-		WHERE decided_at IS NULL AND digest = excluded.digest`
+		WHERE decided_at IS NULL AND digest = excluded.digest
+		RETURNING accepted_at`
 	selectOverdue     = "SELECT " + columns + " FROM transactions WHERE decided_at IS NULL AND deadline < ? ORDER BY deadline LIMIT ?"
 	selectUnannounced = "SELECT " + columns + " FROM transactions WHERE unannounced = 1 AND decided_at < ? ORDER BY decided_at LIMIT ?"
 	// CROSS JOIN keeps the order: each key asked for is looked up in the primary key.
@@ -131,13 +132,16 @@ func (t *Transactions) Decide(ctx context.Context, decides []store.Decide) ([]st
 			return err
 		}
 		defer put.Close()
+		var marks marking
 		for i, d := range decides {
-			res, err := put.ExecContext(ctx, d.Tenant, d.ID, d.Digest, d.Run, d.ClaimedAt.UnixMilli(), d.AcceptedAt.UnixMilli(),
-				d.Deadline.UnixMilli(), d.Event, d.Decision, strings.Join(d.Reasons, " "), d.DecidedAt.UnixMilli(), d.Unannounced)
-			if err != nil {
+			var accepted int64
+			err := put.QueryRowContext(ctx, d.Tenant, d.ID, d.Digest, d.Run, d.ClaimedAt.UnixMilli(), d.AcceptedAt.UnixMilli(),
+				d.Deadline.UnixMilli(), d.Event, d.Decision, strings.Join(d.Reasons, " "), d.DecidedAt.UnixMilli(), d.Unannounced).Scan(&accepted)
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
 				return err
 			}
-			if n, _ := res.RowsAffected(); n == 1 {
+			if err == nil {
+				marks.add(d, accepted)
 				out[i] = store.Outcome{Status: store.DecidedNow, Entry: store.Entry{Claim: d.Claim, Event: d.Event,
 					DecidedAt: d.DecidedAt, Unannounced: d.Unannounced}}
 				continue
@@ -151,7 +155,7 @@ func (t *Transactions) Decide(ctx context.Context, decides []store.Decide) ([]st
 				out[i].Status = store.DigestConflict
 			}
 		}
-		return nil
+		return marks.put(ctx, tx)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("decide: %w", err)

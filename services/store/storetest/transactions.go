@@ -271,37 +271,32 @@ func Transactions(t *testing.T, open func(t *testing.T) store.Transactions) {
 			}
 		}
 	})
-	t.Run("a group is there whole or not at all, whenever its context ends", func(t *testing.T) {
+	t.Run("a group that was cut off leaves whole documents, and its repeat completes it", func(t *testing.T) {
 		s := open(t)
 		const size = 40
 		for n := range 30 {
-			group, decides, keys := make([]store.Claim, size), make([]store.Decide, size), make([]store.Key, size)
-			for i := range group {
+			claims, decides := make([]store.Claim, size), make([]store.Decide, size)
+			for i := range claims {
 				id := fmt.Sprint("g", n, "-", i)
-				group[i], decides[i], keys[i] = claim(id), decide(id, "x"), key(id)
+				claims[i], decides[i] = claim(id), decide(id, "of "+id)
 			}
-			brief, cancel := context.WithTimeout(ctx, time.Duration(n*60)*time.Microsecond)
-			_, claimErr := s.Claim(brief, group)
+			brief, cancel := context.WithTimeout(ctx, time.Duration(n*n*10)*time.Microsecond)
+			_, claimErr := s.Claim(brief, claims)
 			_, decideErr := s.Decide(brief, decides)
 			cancel()
-			claimed, decided := 0, 0
-			for _, k := range keys {
-				e, err := s.Get(ctx, k)
-				if err != nil && !errors.Is(err, store.ErrNotFound) {
-					t.Fatal(err)
-				}
-				if err == nil {
-					claimed++
-				}
-				if e.Decided() {
-					decided++
-				}
+			for i, d := range decides {
+				whole(t, s, d, claimErr == nil, decideErr == nil)
+				decides[i].Event = []byte("again " + d.ID)
 			}
-			if claimed != 0 && claimed != size || claimErr == nil && claimed != size {
-				t.Fatalf("%d of %d claimed, %v", claimed, size, claimErr)
-			}
-			if decided != 0 && decided != size || decideErr == nil && decided != size {
-				t.Fatalf("%d of %d decided, %v", decided, size, decideErr)
+			_, err := s.Claim(ctx, claims)
+			must(t, err)
+			got, err := s.Decide(ctx, decides)
+			must(t, err)
+			for i, o := range got {
+				before := o.Status == store.DecidedBefore && string(o.Entry.Event) == "of "+claims[i].ID
+				if !before && o.Status != store.DecidedNow || decideErr == nil && !before {
+					t.Fatalf("%s: %s %s after %v", claims[i].ID, o.Status, o.Entry.Event, decideErr)
+				}
 			}
 		}
 	})
@@ -348,6 +343,58 @@ func Transactions(t *testing.T, open func(t *testing.T) store.Transactions) {
 			t.Error("the store does not work after a cancelled call")
 		}
 	})
+}
+
+// whole checks that d's document is there as d or its claim wrote it, or not at all; not at all, or only claimed, only where that
+// was not said to be done.
+func whole(t *testing.T, s store.Transactions, d store.Decide, claimed, decided bool) {
+	t.Helper()
+	e, err := s.Get(context.Background(), d.Key)
+	if errors.Is(err, store.ErrNotFound) && !claimed && !decided {
+		return
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", d.ID, err)
+	}
+	want := store.Entry{Claim: d.Claim}
+	if e.Decided() || decided {
+		want.Body, want.Event, want.DecidedAt = nil, d.Event, d.DecidedAt
+	}
+	if diff := cmp.Diff(want, e); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
+// Refusals checks a transaction store that refuses bodies and events of so many bytes: one costs its batch mates nothing.
+func Refusals(t *testing.T, open func(t *testing.T) store.Transactions, bytes int) {
+	ctx, s := context.Background(), open(t)
+	large := claim("large")
+	large.Body = make([]byte, bytes)
+	claims, err := s.Claim(ctx, []store.Claim{claim("a"), large, claim("b"), large})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, refused := range []bool{false, true, false, true} {
+		if claims[i].Won == refused || errors.Is(claims[i].Err, store.ErrRefused) != refused {
+			t.Errorf("claim %d: won %v, %v", i, claims[i].Won, claims[i].Err)
+		}
+	}
+	if _, err := s.Get(ctx, large.Key); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("what was refused is there: %v", err)
+	}
+	decides := []store.Decide{decide("a", "x"), decide("b", ""), decide("nobody's", ""), decide("missing", "x"), decide("b", "small")}
+	for i := 1; i < 3; i++ {
+		decides[i].Event = make([]byte, bytes)
+	}
+	outcomes, err := s.Decide(ctx, decides)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{store.DecidedNow, "", "", store.DecidedNow, store.DecidedNow} {
+		if o := outcomes[i]; o.Status != want || errors.Is(o.Err, store.ErrRefused) != (want == "") {
+			t.Errorf("decision %d: %q, %v", i, o.Status, o.Err)
+		}
+	}
 }
 
 // race runs f n times at once and counts how often it was true.

@@ -1,0 +1,166 @@
+package mongo
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+
+	"crivo/services/store"
+)
+
+// Registry holds tenants, keys, endpoints and the audit log, a collection each.
+type Registry struct{ db *mongo.Database }
+
+// record is a tenant, a key or an endpoint. What is only read whole is JSON text: names in it that a server could take for
+// operators are no more than text.
+type record struct {
+	ID      string `bson:"_id"` // of a key and of an endpoint "tenant/id"
+	Tenant  string `bson:"tenant,omitempty"`
+	Hash    string `bson:"hash,omitempty"`
+	Source  string `bson:"source,omitempty"`
+	Secrets string `bson:"secrets,omitempty"`
+	Doc     string `bson:"doc"`
+}
+
+// act is one record of the audit log.
+type act struct {
+	ID  bson.ObjectID `bson:"_id"`
+	At  time.Time     `bson:"at"`
+	Doc string        `bson:"doc"`
+}
+
+// Tenants returns all tenants by id.
+func (r *Registry) Tenants(ctx context.Context) ([]store.Tenant, error) {
+	return all[store.Tenant](ctx, r.db.Collection(tenants), nil)
+}
+
+// PutTenant adds or replaces a tenant.
+func (r *Registry) PutTenant(ctx context.Context, t store.Tenant) error {
+	return r.put(ctx, tenants, record{ID: t.ID}, t)
+}
+
+// Keys returns every tenant's keys.
+func (r *Registry) Keys(ctx context.Context) ([]store.APIKey, error) {
+	return all(ctx, r.db.Collection(keys), func(k *store.APIKey, x record) error {
+		k.Hash, k.Source = x.Hash, x.Source
+		return nil
+	})
+}
+
+// PutKey adds or replaces a key.
+func (r *Registry) PutKey(ctx context.Context, k store.APIKey) error {
+	return r.put(ctx, keys, record{ID: k.Tenant + "/" + k.ID, Tenant: k.Tenant, Hash: k.Hash, Source: k.Source}, k)
+}
+
+// DeleteKey removes a key or returns store.ErrNotFound.
+func (r *Registry) DeleteKey(ctx context.Context, tenant, id string) error {
+	return r.remove(ctx, keys, tenant+"/"+id)
+}
+
+// Endpoints returns every tenant's endpoints.
+func (r *Registry) Endpoints(ctx context.Context) ([]store.Endpoint, error) {
+	return all(ctx, r.db.Collection(endpoints), func(e *store.Endpoint, x record) error {
+		e.Tenant = x.Tenant
+		return json.Unmarshal([]byte(x.Secrets), &e.Secrets)
+	})
+}
+
+// PutEndpoint adds or replaces an endpoint.
+func (r *Registry) PutEndpoint(ctx context.Context, e store.Endpoint) error {
+	secrets, err := json.Marshal(e.Secrets)
+	if err != nil {
+		return fmt.Errorf("put: %w", err)
+	}
+	return r.put(ctx, endpoints, record{ID: e.Tenant + "/" + e.ID, Tenant: e.Tenant, Secrets: string(secrets)}, e)
+}
+
+// DeleteEndpoint removes an endpoint or returns store.ErrNotFound.
+func (r *Registry) DeleteEndpoint(ctx context.Context, tenant, id string) error {
+	return r.remove(ctx, endpoints, tenant+"/"+id)
+}
+
+// Record appends one act to the audit log.
+func (r *Registry) Record(ctx context.Context, a store.Act) error {
+	text, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	if _, err = r.db.Collection(acts).InsertOne(ctx, act{bson.NewObjectID(), a.At.Time, string(text)}); err != nil {
+		return failed("record", err)
+	}
+	return nil
+}
+
+// anyTime is that of every act; said because some planners take an index for a condition and not for an order.
+var anyTime = bson.D{{Key: "at", Value: bson.D{{Key: "$gte", Value: time.Time{}}}}}
+
+// Acts returns the newest acts first.
+func (r *Registry) Acts(ctx context.Context, limit int) ([]store.Act, error) {
+	found, err := find[act](ctx, r.db.Collection(acts), anyTime, limit, options.Find().SetSort(down("at", "_id")).SetLimit(int64(limit)))
+	if err != nil {
+		return nil, failed("acts", err)
+	}
+	out := make([]store.Act, len(found))
+	for i, x := range found {
+		if err := json.Unmarshal([]byte(x.Doc), &out[i]); err != nil {
+			return nil, fmt.Errorf("act %s: %w", x.ID.Hex(), err)
+		}
+	}
+	return out, nil
+}
+
+// put replaces or adds one record, whose document is v as JSON.
+func (r *Registry) put(ctx context.Context, name string, x record, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("put: %w", err)
+	}
+	x.Doc = string(text)
+	replace := func() error {
+		_, err := r.db.Collection(name).ReplaceOne(ctx, bson.D{byID(x.ID)}, x, options.Replace().SetUpsert(true))
+		return err
+	}
+	err = replace()
+	if mongo.IsDuplicateKeyError(err) { // another process added it meanwhile: now it can be replaced
+		err = replace()
+	}
+	if err != nil {
+		return failed("put", err)
+	}
+	return nil
+}
+
+func (r *Registry) remove(ctx context.Context, name, id string) error {
+	res, err := r.db.Collection(name).DeleteOne(ctx, bson.D{byID(id)})
+	switch {
+	case err != nil:
+		return failed("delete", err)
+	case res.DeletedCount == 0:
+		return store.ErrNotFound
+	}
+	return nil
+}
+
+// all reads every record of a collection by id; more adds what its JSON does not show, nil for nothing.
+func all[T any](ctx context.Context, c *mongo.Collection, more func(*T, record) error) ([]T, error) {
+	found, err := find[record](ctx, c, bson.D{}, mostWrites, options.Find().SetSort(up("_id")))
+	if err != nil {
+		return nil, failed("list "+c.Name(), err)
+	}
+	out := make([]T, len(found))
+	for i, x := range found {
+		err := json.Unmarshal([]byte(x.Doc), &out[i])
+		if err == nil && more != nil {
+			err = more(&out[i], x)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list %s: record unreadable", c.Name())
+		}
+	}
+	return out, nil
+}
