@@ -36,15 +36,22 @@ type Entity struct{ Role, Key string }
 
 // History is what an entity's windows hold as of an event, the event included.
 type History struct {
-	Counts []int64 // by window, in the order of Windows
+	Known  bool      // false: the store lacks some of it, and nothing else is told
+	Since  time.Time // what happened before may be lacking; zero: nothing does
+	Counts []int64   // by window, in the order of Windows
 	Sums   []int64
-	First  time.Time // of its first event ever
+	First  time.Time // of the oldest event that the store remembers
+}
+
+// reaches tells whether the history lacks nothing that lies within span before at.
+func (h History) reaches(at time.Time, span time.Duration) bool {
+	return h.Known && !at.Add(-span).Before(h.Since)
 }
 
 // Features keeps entities' histories.
 type Features interface {
 	// Apply adds each event once and returns the histories of its entities as of its own time, in order. A repeat adds
-	// nothing and reads the same windows.
+	// nothing and reads the same windows. An error means that any of the events may not have been added.
 	Apply(ctx context.Context, events []Event) ([][]History, error)
 }
 
@@ -66,11 +73,12 @@ func Run(ctx context.Context, cfg Config) error {
 	if ready(ctx, cfg) != nil {
 		return nil // only the end of ctx
 	}
+	defer tend(ctx, cfg)()
 	s := Stage{cfg.Features, cfg.RuleSet}
 	return streams.Runner(cfg.Shell, streams.Enrich, s.Handle, nil).Run(ctx)
 }
 
-// Handle enriches a batch. A feature store that fails or is slow leaves its features unknown, and the event says so.
+// Handle enriches a batch. A feature store that fails, is slow or lacks history leaves its features unknown, and the event says so.
 func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result {
 	out := make([]stage.Result, len(batch))
 	ins, idents := make([]event.Submitted, len(batch)), make([]streams.Ident, len(batch))
@@ -89,9 +97,12 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 		}
 		e := event.Enriched{Submitted: ins[i], RuleSet: s.RuleSet(), Degraded: []string{}}
 		if err != nil {
-			e.Features, e.Degraded = unknown(events[k]), append(e.Degraded, "features: unavailable")
+			e.Features, e.Degraded = values(events[k], make([]History, len(events[k].Entities))), append(e.Degraded, "features: unavailable")
 		} else {
 			e.Features = values(events[k], histories[k])
+			if incomplete(e.Features) {
+				e.Degraded = append(e.Degraded, "features: incomplete")
+			}
 		}
 		k++
 		out[i].Outputs, out[i].Err = streams.Announce(idents[i], streams.EventEnriched, e)
@@ -159,21 +170,29 @@ func values(e Event, histories []History) map[string]event.Value {
 	out := make(map[string]event.Value, len(e.Entities)*(2*len(Windows)+1))
 	for i, entity := range e.Entities {
 		n, h := names(entity.Role), histories[i]
-		for w := range Windows {
-			out[n[2*w]] = event.Value{Known: true, Number: float64(h.Counts[w])}
-			out[n[2*w+1]] = event.Value{Known: true, Number: float64(h.Sums[w])}
+		for w, window := range Windows {
+			if h.reaches(e.At, window.Span) {
+				out[n[2*w]] = event.Value{Known: true, Number: float64(h.Counts[w])}
+				out[n[2*w+1]] = event.Value{Known: true, Number: float64(h.Sums[w])}
+			} else {
+				out[n[2*w]], out[n[2*w+1]] = event.Value{}, event.Value{}
+			}
 		}
-		out[n[2*len(Windows)]] = event.Value{Known: true, Number: max(0, e.At.Sub(h.First).Seconds())}
+		// Whether an entity is a stranger needs the longest memory there is.
+		if last := n[2*len(Windows)]; h.reaches(e.At, Windows[len(Windows)-1].Span) {
+			out[last] = event.Value{Known: true, Number: max(0, e.At.Sub(h.First).Seconds())}
+		} else {
+			out[last] = event.Value{}
+		}
 	}
 	return out
 }
 
-func unknown(e Event) map[string]event.Value {
-	out := map[string]event.Value{}
-	for _, entity := range e.Entities {
-		for _, name := range names(entity.Role) {
-			out[name] = event.Value{}
+func incomplete(features map[string]event.Value) bool {
+	for _, v := range features {
+		if !v.Known {
+			return true
 		}
 	}
-	return out
+	return false
 }

@@ -2,3 +2,9 @@ package enrich
 
 // CatchUp is what Run does first.
 var CatchUp = catchUp
+
+// SourceOf is what a shared store is mended from, and Tend what mends it beside the flow.
+var (
+	SourceOf = sourceOf
+	Tend     = tend
+)

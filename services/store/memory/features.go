@@ -194,7 +194,7 @@ func (h *history) evict() {
 
 // read returns the windows (at−W, at].
 func (h *history) read(at int64) enrich.History {
-	out := enrich.History{Counts: make([]int64, len(enrich.Windows)), Sums: make([]int64, len(enrich.Windows)), First: time.UnixMilli(h.First)}
+	out := enrich.History{Known: true, Counts: make([]int64, len(enrich.Windows)), Sums: make([]int64, len(enrich.Windows)), First: time.UnixMilli(h.First)}
 	end := after(h.At, at)
 	for i, w := range enrich.Windows {
 		start := after(h.At, at-w.Span.Milliseconds())

@@ -46,7 +46,7 @@ func TestFeatures(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = f.Close() })
 		return f
-	})
+	}, func(_ *testing.T, f enrich.Features) enrich.Features { return f })
 }
 
 func one(key string, at time.Time) []enrich.Event {

@@ -1,0 +1,386 @@
+package enrich_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+
+	"crivo/pkg/stage"
+	"crivo/pkg/txn"
+	"crivo/services/enrich"
+	"crivo/services/store/memory"
+	"crivo/services/store/redis"
+	"crivo/streams"
+	"crivo/streams/event"
+)
+
+// partial is a store that does not know everything of an entity.
+type partial map[string]enrich.History
+
+func (p partial) Apply(_ context.Context, events []enrich.Event) ([][]enrich.History, error) {
+	out := make([][]enrich.History, len(events))
+	for i, e := range events {
+		for _, entity := range e.Entities {
+			out[i] = append(out[i], p[entity.Role])
+		}
+	}
+	return out, nil
+}
+
+func TestWhatTheStoreLacksIsUnknown(t *testing.T) {
+	all := enrich.History{Known: true, Counts: []int64{1, 2, 3, 4}, Sums: []int64{10, 20, 30, 40}, First: noon.Add(-time.Hour)}
+	since := func(before time.Duration) enrich.History {
+		h := all
+		h.Since = noon.Add(-before)
+		return h
+	}
+	const day = 24 * time.Hour
+	for name, tc := range map[string]struct {
+		payer    enrich.History
+		known    []string // of the payer
+		degraded []string
+	}{
+		"nothing":                 {all, []string{"count_5m", "count_1h", "count_24h", "count_30d", "first_seen_s"}, []string{}},
+		"all of an entity":        {enrich.History{}, nil, []string{"features: incomplete"}},
+		"what is 30 days back":    {since(30 * day), []string{"count_5m", "count_1h", "count_24h", "count_30d", "first_seen_s"}, []string{}},
+		"what is 2 hours back":    {since(2 * time.Hour), []string{"count_5m", "count_1h"}, []string{"features: incomplete"}},
+		"almost an hour":          {since(time.Hour - time.Millisecond), []string{"count_5m"}, []string{"features: incomplete"}},
+		"what lies in the future": {since(-time.Hour), nil, []string{"features: incomplete"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := step(partial{"payer": tc.payer, "terminal": all}).Handle(context.Background(), []stage.Message{message(t, submitted("a", 0), 1)})
+			e := enriched(t, out[0])
+			if !slices.Equal(e.Degraded, tc.degraded) || len(e.Features) != 18 {
+				t.Errorf("got %v, %d features", e.Degraded, len(e.Features))
+			}
+			for name, v := range e.Features {
+				role, feature, _ := strings.Cut(name, ".")
+				known := role == "terminal" || slices.Contains(tc.known, strings.Replace(feature, "sum_", "count_", 1))
+				if v.Known != known || !known && v.Number != 0 {
+					t.Errorf("%s is %+v", name, v)
+				}
+			}
+			if v := e.Features["terminal.sum_24h"]; v.Number != 30 {
+				t.Errorf("another entity's is %+v", v)
+			}
+		})
+	}
+}
+
+// mended is a shared store that does as it is told and remembers what was replayed.
+type mended struct {
+	*memory.Features
+	mu     sync.Mutex
+	mend   func(ctx context.Context, s enrich.Source, replay enrich.Replay) error
+	fail   int // so many more calls of Apply fail
+	events []enrich.Event
+	rounds int
+}
+
+func (m *mended) Mend(ctx context.Context, s enrich.Source, replay enrich.Replay) error {
+	m.mu.Lock()
+	m.rounds++
+	mend := m.mend
+	m.mu.Unlock()
+	return mend(ctx, s, replay)
+}
+
+func (m *mended) Apply(ctx context.Context, events []enrich.Event) ([][]enrich.History, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail > 0 {
+		m.fail--
+		return nil, errors.New("slow")
+	}
+	m.events = append(m.events, events...)
+	return m.Features.Apply(ctx, events)
+}
+
+func (m *mended) set(mend func(ctx context.Context, s enrich.Source, replay enrich.Replay) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mend = mend
+}
+
+func shared(t *testing.T, mend func(ctx context.Context, s enrich.Source, replay enrich.Replay) error) *mended {
+	t.Helper()
+	return &mended{Features: store(t, t.TempDir()).Features, mend: mend}
+}
+
+// lines is a log that is read while it is written.
+type lines struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Buffer.Write(p)
+}
+
+func (l *lines) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.String(), text)
+}
+
+func until(t *testing.T, fact string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !holds(); {
+		if time.Now().After(deadline) {
+			t.Fatal("never: ", fact)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+func TestTheSourceTellsHowFarTheStreamReaches(t *testing.T) {
+	f := start(t)
+	cfg := enrich.Config{Shell: f.Shell}
+	source := func() enrich.Source {
+		t.Helper()
+		s, err := enrich.SourceOf(f.ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	if s := source(); !s.Since.IsZero() || s.Acked != 0 || s.Delivered != 0 || !s.Created.Equal(f.created(t)) {
+		t.Errorf("an empty stream: %+v", s)
+	}
+	f.publish(t, payments(0, 6)...)
+	f.acknowledge(t, 4)
+	if s := source(); !s.Since.IsZero() || s.First != 1 || s.Acked != 4 || s.Delivered != 4 {
+		t.Errorf("a whole stream: %+v", s)
+	}
+	stream, err := f.JS.Stream(f.ctx, streams.Submitted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := stream.GetMsg(f.ctx, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Purge(f.ctx, jetstream.WithPurgeSequence(3)); err != nil {
+		t.Fatal(err)
+	}
+	if s := source(); s.First != 3 || !s.Since.Equal(m.Time.Add(5*time.Minute)) {
+		t.Errorf("a purged stream: %+v, its first message is of %v", s, m.Time)
+	}
+	if err := stream.Purge(f.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s := source(); s.First != 7 || s.Since.Before(m.Time.Add(5*time.Minute)) {
+		t.Errorf("an emptied stream: %+v", s)
+	}
+}
+
+func TestAReplayIsOfWhatWasDelivered(t *testing.T) {
+	for name, tc := range map[string]struct {
+		after uint64
+		fail  int
+		want  []string
+	}{
+		"from the first message": {0, 0, []string{"t/id-2", "t/id-3", "t/id-4", "t/id-5", "t/id-6"}}, // two are purged
+		"after one of them":      {5, 0, []string{"t/id-5", "t/id-6"}},
+		"a store that is slow":   {5, 2, []string{"t/id-5", "t/id-6"}},
+		"nothing is missing":     {7, 0, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t)
+			f.publish(t, payments(0, 9)...)
+			f.acknowledge(t, 7)
+			s, err := f.JS.Stream(f.ctx, streams.Submitted)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Purge(f.ctx, jetstream.WithPurgeSequence(3)); err != nil {
+				t.Fatal(err)
+			}
+			c := shared(t, nil)
+			c.fail = tc.fail
+			done := make(chan error, 1)
+			c.set(func(ctx context.Context, _ enrich.Source, replay enrich.Replay) error {
+				c.set(func(context.Context, enrich.Source, enrich.Replay) error { return nil })
+				done <- replay(ctx, tc.after)
+				return nil
+			})
+			end := enrich.Tend(f.ctx, enrich.Config{Shell: f.Shell, Features: c})
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			end()
+			var got []string
+			for _, e := range c.events {
+				got = append(got, e.Key)
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("replayed %v", got)
+			}
+		})
+	}
+}
+
+func TestALongReplayComesInOrder(t *testing.T) {
+	f := start(t)
+	f.publish(t, payments(0, 1300)...)
+	f.acknowledge(t, 1000)
+	c := shared(t, nil)
+	done := make(chan error, 1)
+	c.set(func(ctx context.Context, _ enrich.Source, replay enrich.Replay) error {
+		c.set(func(context.Context, enrich.Source, enrich.Replay) error { return nil })
+		done <- replay(ctx, 0)
+		return nil
+	})
+	end := enrich.Tend(f.ctx, enrich.Config{Shell: f.Shell, Features: c})
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	end()
+	for i, e := range c.events {
+		if e.Key != fmt.Sprint("t/id-", i) || e.Sequence != uint64(i+1) {
+			t.Fatalf("event %d is %s, %d", i, e.Key, e.Sequence)
+		}
+	}
+	if len(c.events) != 1000 {
+		t.Errorf("%d events", len(c.events))
+	}
+}
+
+func TestWhatIsWrongIsSaidOnceAndInTheHealth(t *testing.T) {
+	f, log := start(t), &lines{}
+	f.Log = zerolog.New(log)
+	refused := errors.New("refused 1")
+	c := shared(t, func(context.Context, enrich.Source, enrich.Replay) error { return refused })
+	end := enrich.Tend(f.ctx, enrich.Config{Shell: f.Shell, Features: c})
+	defer end()
+	says := func(want string) {
+		t.Helper()
+		until(t, "the health says "+want, func() bool { return f.Health.Reasons()["features"] == want })
+	}
+	says("refused 1")
+	c.set(func(context.Context, enrich.Source, enrich.Replay) error { return errors.New("refused 2") })
+	says("refused 2")
+	c.set(func(context.Context, enrich.Source, enrich.Replay) error { return enrich.ErrElsewhere })
+	says(enrich.ErrElsewhere.Error())
+	c.set(func(context.Context, enrich.Source, enrich.Replay) error { return nil })
+	says("")
+	rounds := func() int { c.mu.Lock(); defer c.mu.Unlock(); return c.rounds }
+	before := rounds()
+	until(t, "it goes on", func() bool { return rounds() > before+2 })
+	for text, want := range map[string]int{"features are not whole": 1, "rebuilt by another process": 1, "whole again": 1} {
+		if got := log.count(text); got != want {
+			t.Errorf("%q is logged %d times", text, got)
+		}
+	}
+}
+
+func TestTheFlowDoesNotWaitForAStoreThatIsAway(t *testing.T) {
+	f := start(t)
+	c := shared(t, func(ctx context.Context, _ enrich.Source, _ enrich.Replay) error { <-ctx.Done(); return ctx.Err() })
+	begun := time.Now()
+	end := enrich.Tend(f.ctx, enrich.Config{Shell: f.Shell, Features: c})
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("waited %v", took)
+	}
+	end()
+}
+
+// running is a service with its output.
+type running struct {
+	flow
+	published int
+	out       jetstream.Stream
+}
+
+// decided publishes one more payment and returns what became of it.
+func (r *running) one(t *testing.T) event.Enriched {
+	t.Helper()
+	r.publish(t, payments(r.published, r.published+1)...)
+	r.published++
+	var e event.Enriched
+	until(t, "it is enriched", func() bool {
+		m, err := r.out.GetMsg(r.ctx, uint64(r.published))
+		if err == nil {
+			e, err = event.Decode[event.Enriched](m.Data)
+		}
+		return err == nil
+	})
+	return e
+}
+
+func TestTheServiceGoesOnWithoutRedisAndMakesItWholeAgain(t *testing.T) {
+	address := os.Getenv("CRIVO_TEST_REDIS_URL")
+	if address == "" {
+		t.Skip("CRIVO_TEST_REDIS_URL is not set")
+	}
+	r, log := &running{flow: start(t)}, &lines{}
+	r.Log = zerolog.New(log)
+	prefix := fmt.Sprint("test-enrich-", time.Now().UnixNano(), "/")
+	client, err := redis.Open(redis.Options{URL: address, Prefix: prefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	o, err := goredis.ParseURL(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rdb := goredis.NewClient(o)
+	defer rdb.Close()
+	lose := func() {
+		for keys := rdb.Scan(r.ctx, 0, prefix+"*", 1000).Iterator(); keys.Next(r.ctx); {
+			rdb.Del(r.ctx, keys.Val())
+		}
+	}
+	defer lose()
+	if r.out, err = r.JS.Stream(r.ctx, streams.Enriched); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(r.ctx)
+	done := make(chan error, 1)
+	go func() {
+		done <- enrich.Run(ctx, enrich.Config{Shell: r.Shell, Features: client.Features(), RuleSet: func() txn.RuleSet { return pinned }})
+	}()
+	for range 20 {
+		if e := r.one(t); len(e.Degraded) > 0 || e.Features["payer.count_30d"] != (event.Value{Known: true, Number: float64(r.published)}) {
+			t.Fatalf("payment %d: %v, %v", r.published, e.Degraded, e.Features)
+		}
+	}
+	lose()
+	degraded := 0
+	until(t, "all is known again", func() bool {
+		e := r.one(t)
+		if slices.Equal(e.Degraded, []string{"features: incomplete"}) && !e.Features["payer.count_30d"].Known {
+			degraded++
+			return false
+		}
+		if len(e.Degraded) > 0 || e.Features["payer.count_30d"] != (event.Value{Known: true, Number: float64(r.published)}) {
+			t.Fatalf("payment %d: %v, %v", r.published, e.Degraded, e.Features)
+		}
+		return true
+	})
+	if log.count("features are replayed from the stream") != log.count("features are replayed\"") || log.count("features are replayed\"") == 0 {
+		t.Errorf("logged %s", log.String())
+	}
+	t.Logf("%d payments while it was incomplete", degraded)
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if reasons := r.Health.Reasons(); len(reasons) > 0 {
+		t.Errorf("not ready: %v", reasons)
+	}
+}

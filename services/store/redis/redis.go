@@ -1,0 +1,188 @@
+// Package redis keeps what may be lost and made again: entities' histories, and a cache of checks. It says when it is
+// incomplete and never waits long: a server that is away costs one short time-out now and then.
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/rs/zerolog"
+)
+
+// Options say where the server is.
+type Options struct {
+	// URL is redis://[user:password@]host[:port][/db], or rediss:// for TLS. A cluster is written with its nodes as addr, all
+	// or some of them: redis://user:password@a:6379?addr=b:6379&addr=c:6379. One name for all nodes is given twice.
+	URL string
+	// Prefix goes before every key, for tests on a server that is somebody else's too.
+	Prefix string
+	Log    zerolog.Logger
+}
+
+// Client is one pool of connections that the stores of this room share.
+type Client struct {
+	rdb     goredis.UniversalClient
+	prefix  string
+	log     zerolog.Logger
+	breaker circuitbreaker.CircuitBreaker[any]
+}
+
+// ErrEvicts is returned for a server that may drop keys when its memory is full: what it forgot would count as zero.
+var ErrEvicts = errors.New("redis evicts keys: set maxmemory-policy noeviction")
+
+// ErrDown is returned without asking while the server is known not to answer.
+var ErrDown = errors.New("redis is down")
+
+var errURL = errors.New("redis URL: want redis://[user:password@]host[:port][/db], rediss:// for TLS, ?addr=host:port for each further node of a cluster")
+
+const (
+	// patience is that of a caller who names no deadline. The flow names its own; a replay allows more, up to ioTime.
+	patience = 100 * time.Millisecond
+	dialTime = 200 * time.Millisecond
+	ioTime   = time.Second
+	// pool is per node. One step calls once at a time and mends beside it; the rest is for the cache.
+	pool = 16
+	// After downAfter calls in a row that failed, one in every probeEvery may try: a server that swallows packets costs the
+	// flow its patience once a second.
+	downAfter  = 3
+	probeEvery = time.Second
+)
+
+var silence = sync.OnceFunc(func() { goredis.SetLogger(silent{}) })
+
+// silent drops what the driver would print to stderr by itself; every fault comes back as an error too.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
+
+// Open makes a client without asking the server, which may come later: see [Client.Check].
+func Open(o Options) (*Client, error) {
+	u, err := url.Parse(o.URL)
+	if err != nil || u.Hostname() == "" {
+		return nil, errURL // the cause may quote the password
+	}
+	silence()
+	c := &Client{prefix: o.Prefix, log: o.Log,
+		breaker: circuitbreaker.NewBuilder[any]().WithFailureThreshold(downAfter).WithSuccessThreshold(1).WithDelay(probeEvery).Build()}
+	if u.Query().Has("addr") {
+		c.rdb, err = cluster(o.URL)
+	} else {
+		c.rdb, err = single(o.URL)
+	}
+	if err != nil {
+		return nil, errURL
+	}
+	return c, nil
+}
+
+func single(address string) (goredis.UniversalClient, error) {
+	o, err := goredis.ParseURL(address)
+	if err != nil {
+		return nil, err
+	}
+	o.ContextTimeoutEnabled = true
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = dialTime, ioTime, ioTime, ioTime
+	o.DialerRetries, o.MaxRetries = 1, -1
+	o.PoolSize, o.PipelinePoolSize, o.MaxActiveConns = pool, -1, pool
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return goredis.NewClient(o), nil
+}
+
+func cluster(address string) (goredis.UniversalClient, error) {
+	o, err := goredis.ParseClusterURL(address)
+	if err != nil {
+		return nil, err
+	}
+	o.ContextTimeoutEnabled = true
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = dialTime, ioTime, ioTime, ioTime
+	o.DialerRetries, o.MaxRetries = 1, -1
+	o.PoolSize, o.PipelinePoolSize, o.MaxActiveConns = pool, -1, pool
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return goredis.NewClusterClient(o), nil
+}
+
+// Close ends all connections.
+func (c *Client) Close() error { return c.rdb.Close() }
+
+// Check asks every node whether it keeps what it is given: ErrEvicts names the policy of one that does not. Any other error
+// means that a node did not answer.
+func (c *Client) Check(ctx context.Context) error {
+	return c.call(ctx, func(ctx context.Context) error {
+		if many, ok := c.rdb.(*goredis.ClusterClient); ok {
+			return many.ForEachMaster(ctx, func(ctx context.Context, node *goredis.Client) error { return c.checkNode(ctx, node) })
+		}
+		return c.checkNode(ctx, c.rdb)
+	})
+}
+
+func (c *Client) checkNode(ctx context.Context, node goredis.UniversalClient) error {
+	policy, err := policyOf(ctx, node)
+	switch {
+	case err != nil:
+		return err
+	case policy == "":
+		c.log.Warn().Msg("redis does not tell its maxmemory-policy; it must be noeviction")
+	case policy != "noeviction":
+		return fmt.Errorf("%w (it is %s)", ErrEvicts, policy)
+	}
+	return nil
+}
+
+// policyOf asks the configuration, or the memory report where the configuration is nobody's business; "" where both are.
+func policyOf(ctx context.Context, node goredis.UniversalClient) (string, error) {
+	config, err := node.ConfigGet(ctx, "maxmemory-policy").Result()
+	if err == nil && config["maxmemory-policy"] != "" {
+		return config["maxmemory-policy"], nil
+	}
+	if err != nil && !refused(err) {
+		return "", err
+	}
+	info, err := node.Info(ctx, "memory").Result()
+	if err != nil && !refused(err) {
+		return "", err
+	}
+	_, rest, _ := strings.Cut(info, "maxmemory_policy:")
+	policy, _, _ := strings.Cut(rest, "\r\n")
+	return policy, nil
+}
+
+// refused tells whether the server answered and does not allow or know the command.
+func refused(err error) bool {
+	return goredis.HasErrorPrefix(err, "NOPERM") || goredis.HasErrorPrefix(err, "ERR")
+}
+
+// call does f unless the server is known to be down, and learns from what comes of it.
+func (c *Client) call(ctx context.Context, f func(context.Context) error) error {
+	if !c.breaker.TryAcquirePermit() {
+		return ErrDown
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
+	err := f(ctx)
+	switch {
+	case err == nil || errors.Is(err, ErrEvicts):
+		c.breaker.RecordSuccess()
+	case errors.Is(err, context.Canceled) && !c.breaker.IsHalfOpen():
+		// The caller went away, which says nothing of the server.
+	default:
+		c.breaker.RecordFailure()
+	}
+	return err
+}
+
+// key puts a part of this room between the tenant that a key starts with and the rest.
+func (c *Client) key(room, key string) string {
+	tenant, rest, _ := strings.Cut(key, "/")
+	return c.prefix + tenant + "/" + room + "/" + rest
+}
