@@ -4,7 +4,9 @@ package app
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -32,6 +34,36 @@ type Shell struct {
 // Publish stores outputs in streams: see [stage.Publisher].
 func (s Shell) Publish(ctx context.Context, outputs []stage.Output) (duplicates int, err error) {
 	return stage.Publisher{JS: s.JS, BatchFrom: s.BatchFrom}.Publish(ctx, outputs)
+}
+
+// retryEvery is how long what is not there is left alone.
+const retryEvery = 250 * time.Millisecond
+
+var errNoBroker = errors.New("no connection to the broker yet")
+
+// Until tries do until it works: whatever a process needs may start after it. The first failure is logged and makes the process
+// not ready; so is the return. It returns ctx's error, once that ended.
+func Until(ctx context.Context, s Shell, what string, do func(context.Context) error) error {
+	for said := false; ; said = true {
+		err := errNoBroker
+		if s.Conn == nil || s.Conn.IsConnected() {
+			err = do(ctx)
+		}
+		if err == nil {
+			s.Health.Set(what, "")
+			if said {
+				s.Log.Info().Str("for", what).Msg("waited")
+			}
+			return nil
+		}
+		if ctx.Err() == nil && !said {
+			s.Health.Set(what, "waiting")
+			s.Log.Warn().Err(err).Str("for", what).Msg("waiting")
+		}
+		if err := stage.Sleep(ctx, retryEvery); err != nil {
+			return err
+		}
+	}
 }
 
 // Health collects the reasons why a process is not ready. The zero value is ready.

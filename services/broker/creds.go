@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"reflect"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
@@ -21,7 +22,7 @@ func (s *Server) OperatorCreds(path string) error {
 	if s.ids == nil {
 		return errOpen
 	}
-	if s.ids.stillGood(path) {
+	if s.ids.stillGood(path, jwt.Permissions{}) {
 		return os.Chmod(path, 0o600)
 	}
 	creds, err := credentials(s.ids.account, "operator", jwt.Permissions{})
@@ -63,8 +64,8 @@ func credentials(account nkeys.KeyPair, name string, limits jwt.Permissions) ([]
 	return jwt.FormatUserConfig(token, seed)
 }
 
-// stillGood tells whether path holds a credential that this installation's account signed.
-func (ids *identities) stillGood(path string) bool {
+// stillGood tells whether path holds a credential that this installation's account signed, with these rights.
+func (ids *identities) stillGood(path string, may jwt.Permissions) bool {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return false
@@ -78,7 +79,7 @@ func (ids *identities) stillGood(path string) bool {
 		return false
 	}
 	key, err := public(ids.account)
-	return err == nil && claims.Issuer == key
+	return err == nil && claims.Issuer == key && reflect.DeepEqual(claims.Permissions, may)
 }
 
 // tenant returns the key of the tenant's account; a new one is kept and made known before it is returned.

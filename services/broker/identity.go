@@ -127,7 +127,11 @@ func (ids *identities) trust(o *server.Options) error {
 	if err != nil {
 		return err
 	}
-	operator, err := ids.operatorClaims(system)
+	token, err := ids.operatorToken(system)
+	if err != nil {
+		return err
+	}
+	operator, err := jwt.DecodeOperatorClaims(token)
 	if err != nil {
 		return err
 	}
@@ -146,18 +150,14 @@ func (ids *identities) trust(o *server.Options) error {
 	return nil
 }
 
-func (ids *identities) operatorClaims(system string) (*jwt.OperatorClaims, error) {
+func (ids *identities) operatorToken(system string) (string, error) {
 	key, err := public(ids.operator)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	claims := jwt.NewOperatorClaims(key)
 	claims.Name, claims.SystemAccount = "crivo", system
-	token, err := claims.Encode(ids.operator)
-	if err != nil {
-		return nil, err
-	}
-	return jwt.DecodeOperatorClaims(token)
+	return claims.Encode(ids.operator)
 }
 
 // publishMain is the account of the pipeline: JetStream without limits of its own, and the door that tenants knock at.
@@ -203,14 +203,17 @@ func (s *Server) As(name string, publish, subscribe []string) (nats.Option, erro
 	if s.ids == nil {
 		return func(*nats.Options) error { return nil }, nil
 	}
-	token, pair, err := user(s.ids.account, name, jwt.Permissions{
-		Pub: jwt.Permission{Allow: publish}, Sub: jwt.Permission{Allow: subscribe},
-		Resp: &jwt.ResponsePermission{MaxMsgs: 1, Expires: answerWithin},
-	})
+	token, pair, err := user(s.ids.account, name, limits(publish, subscribe))
 	if err != nil {
 		return nil, fmt.Errorf("broker: user %s: %w", name, err)
 	}
 	return nats.UserJWT(func() (string, error) { return token, nil }, pair.Sign), nil
+}
+
+// limits lets a user say and hear what is listed, and answer requests that reach it.
+func limits(publish, subscribe []string) jwt.Permissions {
+	return jwt.Permissions{Pub: jwt.Permission{Allow: publish}, Sub: jwt.Permission{Allow: subscribe},
+		Resp: &jwt.ResponsePermission{MaxMsgs: 1, Expires: answerWithin}}
 }
 
 // answerWithin is how long a request may wait for its answer: the longest that a client can ask to wait for a decision, twice.

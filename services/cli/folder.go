@@ -60,6 +60,9 @@ func (f *folder) close() { _ = f.lock.Unlock() }
 // keyFile is where the first API key is kept when nobody gave one.
 const keyFile = "api-key"
 
+// keysetFile is where the sealing keys are.
+const keysetFile = "keyset.json"
+
 // credsFile is where the broker's operator credential is kept.
 const credsFile = "nats.creds"
 
@@ -86,7 +89,7 @@ func (f *folder) apiKey(given string) (key, path string, err error) {
 // keyring opens the sealing keys and makes them at first start. A folder that holds data and no keys is refused: new ones would
 // open nothing in it, and make other webhook ids of the same events.
 func (f *folder) keyring() (*seal.Keyring, error) {
-	path := f.file("keyset.json")
+	path := f.file(keysetFile)
 	_, missing := os.Stat(path)
 	_, data := os.Stat(f.file("transactions.db"))
 	if errors.Is(missing, os.ErrNotExist) && data == nil {

@@ -37,7 +37,9 @@ func reachable(a net.Addr) string {
 // one likes, the others in the folder that up was started in.
 func (u *upped) greet(out io.Writer) {
 	nats := "in this process only"
-	if at := u.broker.URL(); at != "" {
+	if u.NATSURL != "" {
+		nats = withoutPassword(u.NATSURL)
+	} else if at := u.broker.URL(); at != "" {
 		nats = at + "   credential " + u.folder.file(credsFile)
 	}
 	insecure := ""

@@ -34,7 +34,7 @@ func TestEveryCommandHasAnExampleAndJSON(t *testing.T) {
 	for _, command := range parser.Model.Leaves(false) {
 		if name := command.Path(); !strings.Contains(command.Detail, "Example") || !strings.Contains(command.Detail, "crivo "+name) {
 			t.Errorf("%s: no example of it in %q", name, command.Detail)
-		} else if name != "up" && !slices.ContainsFunc(command.Flags, func(f *kong.Flag) bool { return f.Name == "json" }) {
+		} else if name != "up" && name != "health" && !slices.ContainsFunc(command.Flags, func(f *kong.Flag) bool { return f.Name == "json" }) {
 			t.Errorf("%s: no --json", name)
 		}
 	}
@@ -131,7 +131,7 @@ func TestTheFirstKeyIsMadeOnceAndNobodyElsesToRead(t *testing.T) {
 	}
 	defer f.close()
 	key, path, err := f.apiKey("")
-	if err != nil || len(key) < minKey || path != f.file("api-key") {
+	if err != nil || len(key) < 16 || path != f.file("api-key") {
 		t.Fatalf("%q at %q, %v", key, path, err)
 	}
 	if err := os.Chmod(path, 0o644); err != nil {
@@ -170,14 +170,6 @@ func TestAnAddressThatAClientHereCanUse(t *testing.T) {
 		"192.0.2.7:80": "192.0.2.7:80", "[::1]:80": "[::1]:80", "somewhere": "somewhere"} {
 		if got := reachable(addr(listen)); got != want {
 			t.Errorf("%s: got %s, want %s", listen, got, want)
-		}
-	}
-}
-
-func TestOnlyLoopbackIsThisMachineAlone(t *testing.T) {
-	for address, want := range map[string]bool{"127.0.0.1:1": true, "[::1]:1": true, "0.0.0.0:1": false, "[::]:1": false, ":8080": false, "192.0.2.1:1": false} {
-		if got := loopback(address); got != want {
-			t.Errorf("%s: %v", address, got)
 		}
 	}
 }

@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"crivo/pkg/seal"
+	"crivo/services/broker"
 	"crivo/services/config"
 )
 
@@ -17,6 +20,8 @@ type KeysCmd struct {
 	Create KeysCreateCmd `cmd:"" help:"Make a key; prints it, once."`
 	List   KeysListCmd   `cmd:"" help:"List the keys, without their secrets."`
 	Delete KeysDeleteCmd `cmd:"" help:"Withdraw a key, everywhere within a second."`
+
+	Services KeysServicesCmd `cmd:"" help:"Make the secrets that separate services and their NATS servers need."`
 }
 
 // KeysCreateCmd makes a key.
@@ -93,3 +98,48 @@ func (KeysDeleteCmd) Help() string { return "Example:\n\n  crivo keys delete key
 
 // Run deletes.
 func (c *KeysDeleteCmd) Run(ctx context.Context) error { return c.remove(ctx, "/v1/keys/", c.ID) }
+
+// KeysServicesCmd makes the secrets of an installation of separate services.
+type KeysServicesCmd struct {
+	Dir  string `help:"Folder for them; what is there and good stays." default:"./secrets" placeholder:"DIR"`
+	JSON bool   `help:"Print as JSON." name:"json"`
+}
+
+// Help shows an example.
+func (KeysServicesCmd) Help() string {
+	return `Writes nats-auth.conf for the NATS servers, a .creds file for each service with the rights it needs and no more,
+operator.creds for you, the sealing keys (keyset.json) and the first API key (api-key). Keep nats-keys.json where no server
+reads it: it is what all credentials are made with. Example:
+
+  crivo keys services --dir ./secrets`
+}
+
+// Run writes.
+func (c *KeysServicesCmd) Run() error {
+	written, err := broker.Provision(c.Dir)
+	if err != nil {
+		return err
+	}
+	written = append(written, keysetFile, keyFile)
+	keys, err := seal.Open(filepath.Join(c.Dir, keysetFile), true)
+	if err != nil {
+		return err
+	}
+	if err := keys.Add(firstTenant); err != nil {
+		return err
+	}
+	f := folder{path: c.Dir}
+	if _, _, err := f.apiKey(""); err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(map[string][]string{"files": written})
+	}
+	for _, name := range written {
+		fmt.Println(filepath.Join(c.Dir, name))
+	}
+	return nil
+}
+
+// firstTenant is there from the start; see the edge.
+const firstTenant = "default"

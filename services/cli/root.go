@@ -23,6 +23,7 @@ type root struct {
 	Keys      KeysCmd      `cmd:"" help:"API keys: create, list, delete."`
 	Streams   StreamsCmd   `cmd:"" help:"Streams and consumers of a broker: apply, show, diff."`
 	Settings  ConfigCmd    `cmd:"" name:"config" help:"Print the effective configuration of up, secrets masked."`
+	Health    HealthCmd    `cmd:"" help:"Ask a process whether it is well."`
 	Version   VersionCmd   `cmd:"" help:"Print the version."`
 }
 

@@ -34,7 +34,7 @@ func (u *upped) parts() []*service {
 	return []*service{
 		{name: "edge", run: u.edge},
 		{name: "keeper", run: func(ctx context.Context, s app.Shell) error {
-			return keeper.Run(ctx, keeper.Config{Shell: s, Transactions: u.stores.transactions, Layout: u.layout(), Tenants: u.stores.registry.Tenants})
+			return keeper.Run(ctx, keeper.Config{Shell: s, Transactions: u.stores.transactions, Layout: u.Layout(), Tenants: u.stores.registry.Tenants})
 		}},
 		{name: "enrich", run: func(ctx context.Context, s app.Shell) error {
 			return enrich.Run(ctx, enrich.Config{Shell: s, Features: u.stores.features, RuleSet: func() txn.RuleSet { return u.rules.Current().Ref() }})
@@ -42,7 +42,9 @@ func (u *upped) parts() []*service {
 		{name: "validate", run: func(ctx context.Context, s app.Shell) error {
 			return validate.Run(ctx, validate.Config{Shell: s, Blocklist: u.Blocklist, Keys: u.keys})
 		}},
-		{name: "score", run: u.score},
+		{name: "score", run: func(ctx context.Context, s app.Shell) error {
+			return score.Run(ctx, score.Config{Shell: s, Rules: u.rules, Engine: Version})
+		}},
 		{name: "persist", run: func(ctx context.Context, s app.Shell) error {
 			return persist.Run(ctx, persist.Config{Shell: s, Transactions: u.stores.transactions})
 		}},
@@ -54,7 +56,7 @@ func (u *upped) parts() []*service {
 }
 
 func (u *upped) edge(ctx context.Context, s app.Shell) error {
-	certificate, err := u.tls()
+	certificate, err := u.TLS()
 	if err != nil {
 		return err
 	}
@@ -62,17 +64,6 @@ func (u *upped) edge(ctx context.Context, s app.Shell) error {
 		Transactions: u.stores.transactions, Registry: u.stores.registry, Deliveries: u.stores.deliveries, Keys: u.keys,
 		Audit: u.stores.registry.Record, Instance: strings.ToLower(rand.Text()), MaxInFlight: u.MaxInFlight, BootstrapKey: u.apiKey,
 		Allow: u.WebhookAllow, Version: Version})
-}
-
-// zone is where night hours are counted; the embedded rule set is for Brazil.
-const zone = "America/Sao_Paulo"
-
-func (u *upped) score(ctx context.Context, s app.Shell) error {
-	where, err := time.LoadLocation(zone)
-	if err != nil {
-		return err
-	}
-	return score.Run(ctx, score.Config{Shell: s, Rules: u.rules, Zone: where, Engine: Version})
 }
 
 // start runs every service on a connection and under a context of its own, so that they can be stopped one by one.
@@ -84,7 +75,7 @@ func (u *upped) start() error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		shell := app.Shell{Name: s.name, Conn: nc, JS: js, Clock: u.clock, Log: u.log.With().Str("service", s.name).Logger(),
-			Metrics: u.registry, Health: u.health, Steps: u.steps, BatchFrom: u.broker.BatchFrom()}
+			Metrics: u.registry, Health: u.health, Steps: u.steps, BatchFrom: u.batchFrom()}
 		ctx, stop := context.WithCancel(context.Background())
 		s.stop, s.done = stop, make(chan struct{})
 		u.services = append(u.services, s)

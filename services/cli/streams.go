@@ -18,6 +18,7 @@ import (
 
 	"crivo/pkg/txn"
 	"crivo/services/config"
+	"crivo/services/process"
 	"crivo/streams"
 )
 
@@ -35,12 +36,6 @@ type natsServer struct {
 	JSON      bool   `help:"Print as JSON." name:"json"`
 }
 
-// layout is what the streams should be like.
-type layout struct {
-	Replicas    int         `help:"Copies of each stream: 1 on one node, 3 on a cluster." default:"1" placeholder:"N"`
-	StreamBytes config.Size `help:"Room for submitted transactions, as in up." default:"2GiB" placeholder:"SIZE"`
-}
-
 const (
 	connectWithin = 2 * time.Second
 	answerWithin  = 30 * time.Second // creating a stream on a busy cluster takes seconds
@@ -48,20 +43,6 @@ const (
 
 // operatorCreds is where up keeps the credential of whoever may do everything.
 var operatorCreds = filepath.Join("crivo-data", credsFile)
-
-// Check finds what no broker would take.
-func (l *layout) Check() config.Faults {
-	var f config.Faults
-	if l.Replicas != 1 && l.Replicas != 3 && l.Replicas != 5 {
-		f.Add("replicas", "%d: 1, 3 or 5", l.Replicas)
-	}
-	checkStreamBytes(&f, l.StreamBytes)
-	return f
-}
-
-func (l *layout) wanted() streams.Layout {
-	return streams.Layout{Replicas: l.Replicas, SubmittedBytes: int64(l.StreamBytes)}
-}
 
 // with runs do on a connection of its own.
 func (s natsServer) with(ctx context.Context, do func(context.Context, jetstream.JetStream) error) error {
@@ -122,7 +103,7 @@ func withoutPassword(urls string) string {
 // StreamsApplyCmd provisions.
 type StreamsApplyCmd struct {
 	natsServer
-	layout
+	process.Streams
 }
 
 // Help shows an example.
@@ -135,7 +116,7 @@ func (StreamsApplyCmd) Help() string {
 // Run applies and prints each change that was made, those before a failure too.
 func (c *StreamsApplyCmd) Run(ctx context.Context) error {
 	return c.with(ctx, func(ctx context.Context, js jetstream.JetStream) error {
-		done, err := streams.Ensure(ctx, js, c.wanted())
+		done, err := streams.Ensure(ctx, js, c.Layout())
 		return errors.Join(c.changes(done), err)
 	})
 }
@@ -143,7 +124,7 @@ func (c *StreamsApplyCmd) Run(ctx context.Context) error {
 // StreamsDiffCmd compares.
 type StreamsDiffCmd struct {
 	natsServer
-	layout
+	process.Streams
 }
 
 // Help shows an example.
@@ -154,7 +135,7 @@ func (StreamsDiffCmd) Help() string {
 // Run prints what apply would do; that there is something is its error.
 func (c *StreamsDiffCmd) Run(ctx context.Context) error {
 	return c.with(ctx, func(ctx context.Context, js jetstream.JetStream) error {
-		diff, err := streams.Diff(ctx, js, c.wanted())
+		diff, err := streams.Diff(ctx, js, c.Layout())
 		if err != nil {
 			return err
 		}

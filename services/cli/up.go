@@ -17,9 +17,14 @@ import (
 	"crivo/pkg/seal"
 	"crivo/pkg/stage"
 	"crivo/services/broker"
+	"crivo/services/enrich"
 	"crivo/services/keeper"
+	"crivo/services/process"
 	"crivo/services/rules"
+	"crivo/services/store"
 	"crivo/services/store/memory"
+	"crivo/services/store/mongo"
+	"crivo/services/store/redis"
 	"crivo/services/store/sqlite"
 	"crivo/streams"
 )
@@ -30,9 +35,11 @@ type UpCmd struct{ system }
 // Help shows an example.
 func (UpCmd) Help() string {
 	return `Everything is embedded: NATS, SQLite, windows in memory. What is kept is in the data folder; the same command on the same
-folder goes on where it was, after a kill too. Example:
+folder goes on where it was, after a kill too. --nats-url, --mongo-uri and --redis-url put real parts in the place of embedded
+ones, each by itself. Examples:
 
-  crivo up --data ./crivo-data --webhook-allow 127.0.0.1/32`
+  crivo up --data ./crivo-data --webhook-allow 127.0.0.1/32
+  crivo up --mongo-uri mongodb://127.0.0.1:27017 --redis-url redis://127.0.0.1:6379`
 }
 
 // Run starts everything, greets, and drains when ctx ends.
@@ -41,6 +48,9 @@ func (c *UpCmd) Run(ctx context.Context) error {
 	u := &upped{system: c.system, failed: make(chan error, 16)}
 	defer u.close()
 	if err := u.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	if err := u.start(); err != nil {
@@ -76,8 +86,8 @@ type upped struct {
 	steps    *stage.Metrics
 	ops      *app.Ops
 	http     net.Listener
-	broker   *broker.Server
-	admin    *nats.Conn // provisions at start, watches the drain
+	broker   *broker.Server // nil with a real one
+	admin    *nats.Conn     // provisions at start, watches the drain
 	js       jetstream.JetStream
 	stores   stores
 	keys     *seal.Keyring
@@ -90,12 +100,12 @@ type upped struct {
 	failed   chan error // the first service that ended by itself
 }
 
-// stores are the embedded databases.
+// stores are the databases, embedded or real.
 type stores struct {
-	transactions *sqlite.Transactions
-	registry     *sqlite.Registry
-	deliveries   *sqlite.Deliveries
-	features     *memory.Features
+	transactions store.Transactions
+	registry     store.Registry
+	deliveries   store.Deliveries
+	features     enrich.Features
 }
 
 // open brings up what the services stand on, from the folder to the streams.
@@ -144,7 +154,7 @@ func (u *upped) openOps(context.Context) error {
 		return fmt.Errorf("%w (--ops)", err)
 	}
 	u.later(u.ops.Close)
-	if !loopback(u.Ops) {
+	if !process.Loopback(u.Ops) {
 		u.log.Warn().Str("ops", u.Ops).Msg("operations address is reachable from other machines")
 	}
 	return nil
@@ -162,7 +172,12 @@ func (u *upped) openHTTP(context.Context) error {
 
 func (u *upped) openKeys(context.Context) error {
 	var err error
-	if u.keys, err = u.folder.keyring(); err != nil {
+	if u.KeysetFile != "" {
+		u.keys, err = seal.Open(u.KeysetFile, false)
+	} else {
+		u.keys, err = u.folder.keyring()
+	}
+	if err != nil {
 		return err
 	}
 	set, err := rules.Default()
@@ -173,26 +188,62 @@ func (u *upped) openKeys(context.Context) error {
 	return nil
 }
 
-func (u *upped) openStores(context.Context) error {
-	o := sqlite.Options{Sync: u.Durability == "fsync"}
-	var err error
-	if u.stores.transactions, err = sqlite.OpenTransactions(u.folder.file("transactions.db"), o); err != nil {
+func (u *upped) openStores(ctx context.Context) error {
+	if u.MongoURI != "" {
+		if err := u.openMongo(ctx); err != nil {
+			return err
+		}
+	} else if err := u.openSQLite(); err != nil {
 		return err
 	}
-	u.later(u.closing("transactions", u.stores.transactions.Close))
-	if u.stores.registry, err = sqlite.OpenRegistry(u.folder.file("registry.db"), o); err != nil {
+	if u.RedisURL != "" {
+		client, err := redis.Open(redis.Options{URL: u.RedisURL.Reveal(), Log: u.log})
+		if err != nil {
+			return err
+		}
+		u.later(u.closing("features", client.Close))
+		u.stores.features = client.Features()
+		return nil
+	}
+	features, err := memory.OpenFeatures(u.folder.file("features"))
+	if err != nil {
 		return err
 	}
-	u.later(u.closing("registry", u.stores.registry.Close))
-	if u.stores.deliveries, err = sqlite.OpenDeliveries(u.folder.file("deliveries.db"), o); err != nil {
-		return err
-	}
-	u.later(u.closing("deliveries", u.stores.deliveries.Close))
-	if u.stores.features, err = memory.OpenFeatures(u.folder.file("features")); err != nil {
-		return err
-	}
-	u.later(u.closing("features", u.stores.features.Close))
+	u.later(u.closing("features", features.Close))
+	u.stores.features = features
 	return nil
+}
+
+func (u *upped) openSQLite() error {
+	o := sqlite.Options{Sync: u.Durability == "fsync"}
+	transactions, err := sqlite.OpenTransactions(u.folder.file("transactions.db"), o)
+	if err != nil {
+		return err
+	}
+	u.later(u.closing("transactions", transactions.Close))
+	registry, err := sqlite.OpenRegistry(u.folder.file("registry.db"), o)
+	if err != nil {
+		return err
+	}
+	u.later(u.closing("registry", registry.Close))
+	deliveries, err := sqlite.OpenDeliveries(u.folder.file("deliveries.db"), o)
+	if err != nil {
+		return err
+	}
+	u.later(u.closing("deliveries", deliveries.Close))
+	u.stores.transactions, u.stores.registry, u.stores.deliveries = transactions, registry, deliveries
+	return nil
+}
+
+// openMongo waits for the database, which may be started after us.
+func (u *upped) openMongo(ctx context.Context) error {
+	db, err := mongo.Open(mongo.Options{URI: u.MongoURI.Reveal(), Database: u.MongoDatabase, App: "crivo-up"})
+	if err != nil {
+		return err
+	}
+	u.later(u.closing("database", func() error { return db.Close(context.Background()) }))
+	u.stores.transactions, u.stores.registry, u.stores.deliveries = db.Transactions(), db.Registry(), db.Deliveries()
+	return app.Until(ctx, app.Shell{Log: u.log, Health: u.health}, "the database", db.Ensure)
 }
 
 func (u *upped) closing(name string, closeStore func() error) func() {
@@ -204,6 +255,9 @@ func (u *upped) closing(name string, closeStore func() error) func() {
 }
 
 func (u *upped) openBroker(context.Context) error {
+	if u.NATSURL != "" {
+		return nil
+	}
 	host, port, err := u.natsAddress()
 	if err != nil {
 		return err
@@ -217,7 +271,7 @@ func (u *upped) openBroker(context.Context) error {
 	if host == "" {
 		return nil
 	}
-	if !loopback(u.NATS) {
+	if !process.Loopback(u.NATS) {
 		u.log.Warn().Str("nats", u.NATS).Msg("NATS is reachable from other machines, without TLS")
 	}
 	return u.broker.OperatorCreds(u.folder.file(credsFile))
@@ -242,14 +296,8 @@ func (u *upped) openStreams(ctx context.Context) error {
 	if u.admin, u.js, err = u.connect("up", []string{"$JS.API.>"}, []string{streams.InboxPrefix("up") + ".>"}); err != nil {
 		return err
 	}
-	bounded, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	changes, err := streams.Ensure(bounded, u.js, u.layout())
-	if err != nil {
-		return fmt.Errorf("streams: %w", err)
-	}
-	if len(changes) > 0 {
-		u.log.Debug().Strs("changes", changes).Msg("streams provisioned")
+	if err := u.provision(ctx); err != nil {
+		return err
 	}
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	synced, err := u.clock.Keep(watching, u.admin, streams.Submitted)
@@ -262,24 +310,54 @@ func (u *upped) openStreams(ctx context.Context) error {
 		Health: u.health}, Transactions: u.stores.transactions})
 }
 
-func (u *upped) layout() streams.Layout {
-	return streams.Layout{Replicas: 1, SubmittedBytes: int64(u.StreamBytes)}
+// provision makes the streams; a real broker may be started after us, the embedded one has no excuse.
+func (u *upped) provision(ctx context.Context) error {
+	ensure := func(ctx context.Context) error {
+		bounded, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		changes, err := streams.Ensure(bounded, u.js, u.Layout())
+		if len(changes) > 0 {
+			u.log.Debug().Strs("changes", changes).Msg("streams provisioned")
+		}
+		return err
+	}
+	if u.NATSURL != "" {
+		return app.Until(ctx, app.Shell{Log: u.log, Health: u.health}, "the broker, to make the streams", ensure)
+	}
+	if err := ensure(ctx); err != nil {
+		return fmt.Errorf("streams: %w", err)
+	}
+	return nil
 }
 
 // connect opens a connection for one part of the system, with that part's own rights.
 func (u *upped) connect(name string, publish, subscribe []string) (*nats.Conn, jetstream.JetStream, error) {
-	who, err := u.broker.As(name, publish, subscribe)
-	if err != nil {
-		return nil, nil, err
+	c := app.Connection{Name: "crivo-" + name, Inbox: streams.InboxPrefix(name), Log: u.log, Health: u.health}
+	if u.NATSURL != "" {
+		real := u.external.broker()
+		c.URL, c.Creds, c.Extra = real.NATSURL, real.NATSCreds, real.NATS()
+	} else {
+		who, err := u.broker.As(name, publish, subscribe)
+		if err != nil {
+			return nil, nil, err
+		}
+		c.Extra = []nats.Option{who, u.broker.InProcess()}
 	}
-	nc, err := app.Connect(app.Connection{Name: "crivo-" + name, Inbox: streams.InboxPrefix(name), Log: u.log, Health: u.health,
-		Extra: []nats.Option{who, u.broker.InProcess()}})
+	nc, err := app.Connect(c)
 	if err != nil {
 		return nil, nil, err
 	}
 	u.later(nc.Close)
 	js, err := jetstream.New(nc)
 	return nc, js, err
+}
+
+// batchFrom is the embedded broker's own figure; of a real one nothing is known, and single publishes are never wrong.
+func (u *upped) batchFrom() int {
+	if u.broker == nil {
+		return 0
+	}
+	return u.broker.BatchFrom()
 }
 
 // starting is the part of the health that says so.

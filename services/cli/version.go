@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+
+	"crivo/services/process"
 )
 
 // Version is the program's, told in every decision as engine.
-const Version = "0.1.0"
+const Version = process.Version
 
 // VersionCmd prints what this program is.
 type VersionCmd struct {

@@ -50,6 +50,9 @@ func (f Faults) ExitCode() int { return 2 }
 // Checker is a command that finds the faults which types cannot.
 type Checker interface{ Check() Faults }
 
+// Part is a group of settings, embedded in a command, that finds its own faults.
+type Part interface{ Faults(f *Faults) }
+
 // Setting is one effective value and where it comes from: the flag, an environment name, a file, or "default".
 type Setting struct {
 	Name   string `json:"name"`
@@ -90,14 +93,18 @@ func Read(grammar any, args []string, lookup func(string) (string, bool), option
 	}
 	if err != nil {
 		l.faults.Add("command line", "%v", err)
-		return nil, l.all(nil)
+		return nil, l.all(reflect.Value{})
+	}
+	command := reflect.ValueOf(grammar).Elem()
+	if selected := ctx.Selected(); selected != nil {
+		command = selected.Target
 	}
 	for _, p := range ctx.Path {
 		if p.Flag != nil && !p.Resolved {
 			l.sources[p.Flag.Name] = "--" + p.Flag.Name
 		}
 	}
-	if faults := l.all(ctx); len(faults) > 0 {
+	if faults := l.all(command); len(faults) > 0 {
 		return nil, faults
 	}
 	return &Command{ctx, l.sources}, nil
@@ -313,7 +320,7 @@ func (c collecting) Decode(ctx *kong.DecodeContext, target reflect.Value) error 
 }
 
 // all returns every fault once, with the source of the value, and the command's own check of what could be read.
-func (l *layers) all(ctx *kong.Context) Faults {
+func (l *layers) all(command reflect.Value) Faults {
 	var out Faults
 	seen := map[string]bool{}
 	add := func(f Fault) {
@@ -329,11 +336,29 @@ func (l *layers) all(ctx *kong.Context) Faults {
 	for _, f := range l.faults {
 		add(f)
 	}
-	if ctx != nil && ctx.Selected() != nil {
-		if c, ok := ctx.Selected().Target.Addr().Interface().(Checker); ok {
-			for _, f := range c.Check() {
-				add(f)
-			}
+	for _, f := range check(command) {
+		add(f)
+	}
+	return out
+}
+
+// check asks a command and the groups of settings embedded in it.
+func check(command reflect.Value) Faults {
+	var out Faults
+	if !command.IsValid() {
+		return nil
+	}
+	if command.Addr().CanInterface() { // not what is embedded by a private name; its own command asks that
+		if c, ok := command.Addr().Interface().(Checker); ok {
+			out = c.Check()
+		}
+		if p, ok := command.Addr().Interface().(Part); ok {
+			p.Faults(&out)
+		}
+	}
+	for i := range command.NumField() {
+		if f := command.Type().Field(i); f.Anonymous && f.Type.Kind() == reflect.Struct {
+			out = append(out, check(command.Field(i))...)
 		}
 	}
 	return out

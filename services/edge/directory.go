@@ -131,6 +131,11 @@ func (e *edge) bootstrap(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, t := range tenants {
+		if _, err := e.Keys.Box(t.ID); err != nil {
+			return fmt.Errorf("tenant %s: %w: the sealing keys are not those that this registry was made with", t.ID, err)
+		}
+	}
 	now := txn.At(e.Clock.Now())
 	if !slices.ContainsFunc(tenants, func(t store.Tenant) bool { return t.ID == defaultTenant }) {
 		if err := e.record(ctx, system, "tenant.create", defaultTenant, nil); err != nil {

@@ -106,14 +106,17 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	e := newEdge(cfg)
-	if err := e.bootstrap(ctx); err != nil {
-		return fmt.Errorf("edge: %w", err)
+	if app.Until(ctx, e.Shell, "the registry", e.bootstrap) != nil {
+		return nil // ended before it was there
 	}
 	// Watchers and the decisions' inbox outlive ctx, so that requests under way still hear their answer while draining.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	if err := streams.Watch(life, e.Conn, e.Log, e.directory.reload, streams.TopicKeys, streams.TopicTenants); err != nil {
-		return fmt.Errorf("edge: %w", err)
+	watch := func(context.Context) error {
+		return streams.Watch(life, e.Conn, e.Log, e.directory.reload, streams.TopicKeys, streams.TopicTenants)
+	}
+	if app.Until(ctx, e.Shell, "keys and tenants", watch) != nil {
+		return nil
 	}
 	heard, err := e.Conn.Subscribe(streams.EdgeSubject(e.Instance), e.hear)
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/base32"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -101,8 +100,11 @@ func Run(ctx context.Context, cfg Config) error {
 	defer cancel()
 	n := &notifier{Config: cfg, client: newClient(cfg), metrics: newMetrics(cfg.Metrics), lanes: map[string]*lane{}, hard: hard}
 	n.updates = &batch.Group[store.Delivery, struct{}]{Most: 256, Write: n.writeUpdates}
-	if err := streams.Watch(ctx, cfg.Conn, cfg.Log, n.reload, streams.TopicEndpoints); err != nil {
-		return fmt.Errorf("notify: %w", err)
+	watch := func(ctx context.Context) error {
+		return streams.Watch(ctx, cfg.Conn, cfg.Log, n.reload, streams.TopicEndpoints)
+	}
+	if app.Until(ctx, cfg.Shell, "the endpoints", watch) != nil {
+		return nil // ended before they were there
 	}
 	polling := make(chan struct{})
 	go func() {

@@ -17,9 +17,11 @@ import (
 type Config struct {
 	app.Shell
 	Rules  *rules.Live
-	Zone   *time.Location // for night hours of tenants that name none
-	Engine string         // this program's version, told in every decision
+	Engine string // this program's version, told in every decision
 }
+
+// zone is where night hours are counted for events that name none: the embedded rule set is for Brazil.
+const zone = "America/Sao_Paulo"
 
 // Stage adds up what the pinned rule set says.
 type Stage struct {
@@ -30,7 +32,11 @@ type Stage struct {
 
 // Run scores until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
-	s := Stage{cfg.Rules, cfg.Zone, cfg.Engine}
+	where, err := time.LoadLocation(zone)
+	if err != nil {
+		return err
+	}
+	s := Stage{cfg.Rules, where, cfg.Engine}
 	return streams.Runner(cfg.Shell, streams.Score, streams.Step(streams.EventScored, 1, s.Handle), nil).Run(ctx)
 }
 

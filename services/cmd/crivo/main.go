@@ -3,7 +3,6 @@ package main
 
 import (
 	"os"
-	_ "time/tzdata" // night hours are counted in Brazil's time on machines without a zone database too
 
 	"crivo/services/cli"
 )

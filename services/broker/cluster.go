@@ -1,0 +1,92 @@
+package broker
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/jwt/v2"
+
+	"crivo/pkg/whole"
+	"crivo/streams"
+)
+
+// Names of the files that [Provision] writes beside the services' credentials.
+const (
+	AuthFile     = "nats-auth.conf"
+	identityName = "nats-keys.json"
+	operatorName = "operator"
+)
+
+// Provision writes what a NATS cluster of one's own needs: nats-auth.conf, to be included in the configuration of every server,
+// and one .creds file for each service, which may say and hear what [streams.Permissions] lists, and one for an operator who may
+// do everything. nats-keys.json holds the keys behind them and belongs in a safe. Called again, as after
+// an upgrade, it keeps the keys and writes anew only what differs. It returns the names of the files.
+func Provision(dir string) ([]string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("broker: %w", err)
+	}
+	ids, err := openIdentities(filepath.Join(dir, identityName), dir)
+	if err != nil {
+		return nil, fmt.Errorf("broker: %w", err)
+	}
+	files := map[string][]byte{}
+	if files[AuthFile], err = ids.config(); err != nil {
+		return nil, fmt.Errorf("broker: %s: %w", AuthFile, err)
+	}
+	rights := map[string]jwt.Permissions{operatorName: {}}
+	for _, service := range streams.Services {
+		rights[service] = limits(streams.Permissions(service))
+	}
+	for name, may := range rights {
+		path := name + ".creds"
+		if ids.stillGood(filepath.Join(dir, path), may) {
+			continue
+		}
+		if files[path], err = credentials(ids.account, name, may); err != nil {
+			return nil, fmt.Errorf("broker: %s: %w", path, err)
+		}
+	}
+	for name, data := range files {
+		if err := whole.Write(filepath.Join(dir, name), data); err != nil {
+			return nil, fmt.Errorf("broker: %w", err)
+		}
+	}
+	return slices.Sorted(maps.Keys(files)), nil
+}
+
+// config is the part of a server's configuration that says whom it trusts.
+func (ids *identities) config() ([]byte, error) {
+	system, err := public(ids.system)
+	if err != nil {
+		return nil, err
+	}
+	operator, err := ids.operatorToken(system)
+	if err != nil {
+		return nil, err
+	}
+	account, err := public(ids.account)
+	if err != nil {
+		return nil, err
+	}
+	if err := ids.publish(jwt.NewAccountClaims(system), "SYS"); err != nil {
+		return nil, err
+	}
+	if err := ids.publishMain(); err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Whom the servers trust. Made by crivo keys services.\noperator: %s\nsystem_account: %s\nresolver: MEMORY\nresolver_preload: {\n", operator, system)
+	for _, key := range []string{system, account} {
+		token, err := ids.resolver.Fetch(key)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&b, "  %s: %s\n", key, token)
+	}
+	b.WriteString("}\n")
+	return []byte(b.String()), nil
+}

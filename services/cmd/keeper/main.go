@@ -1,0 +1,38 @@
+// Command keeper provisions streams and collections, brings back what fell out of the flow and makes room. One at a time.
+package main
+
+import (
+	"context"
+	"os"
+
+	"crivo/pkg/app"
+	"crivo/services/keeper"
+	"crivo/services/process"
+	"crivo/services/store/mongo"
+	"crivo/streams"
+)
+
+func main() {
+	var s struct {
+		process.Common
+		process.Mongo
+		process.Streams
+	}
+	provision := func(ctx context.Context, shell app.Shell) error {
+		return app.Until(ctx, shell, "the broker, to make the streams", func(ctx context.Context) error {
+			_, err := streams.Ensure(ctx, shell.JS, s.Layout())
+			return err
+		})
+	}
+	os.Exit(process.Main(&s, process.Service{Name: "keeper", First: provision, Run: func(ctx context.Context, shell app.Shell) error {
+		db, err := mongo.Open(mongo.Options{URI: s.MongoURI.Reveal(), Database: s.MongoDatabase, App: "crivo-keeper"})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = db.Close(context.Background()) }()
+		if app.Until(ctx, shell, "the database, to make the collections", db.Ensure) != nil {
+			return nil // ended before it was there
+		}
+		return keeper.Run(ctx, keeper.Config{Shell: shell, Transactions: db.Transactions(), Layout: s.Layout(), Tenants: db.Registry().Tenants})
+	}}))
+}
