@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -47,14 +48,12 @@ func document(n int) string { return fmt.Sprintf("73915%06d", n*7919%1_000_000) 
 func company(n int) string  { return fmt.Sprintf("ZQ7CAN%02dYR%02d%02d", n%100, n/100%100, n%97) }
 func address(n int) string  { return fmt.Sprintf("2001:db8:7391:5e2a::%x", n+1) }
 
+// documents are the CPFs of the canaries, which no text of anything else looks like.
+var documents = regexp.MustCompile(`73915\d{6}`)
+
 // needles are the texts that may stand nowhere, in the clear or in the usual disguises.
-func needles(n int) [][]byte {
-	clear := []string{mark, "Zq7Can", "-23.5517", "-46.6331", "2001:db8:7391:5e2a"}
-	for i := range n {
-		clear = append(clear, document(i), company(i))
-	}
-	var out [][]byte
-	for _, c := range clear {
+var needles = func() (out [][]byte) {
+	for _, c := range []string{mark, "Zq7Can", "ZQ7CAN", "-23.5517", "-46.6331", "2001:db8:7391:5e2a"} {
 		out = append(out, []byte(c))
 	}
 	for _, c := range []string{mark, "73915", "2001:db8:7391"} {
@@ -65,6 +64,19 @@ func needles(n int) [][]byte {
 		out = append(out, []byte(strings.TrimRight(text, "=")[shift*4/3+1:len(strings.TrimRight(text, "="))-1]))
 	}
 	return out
+}()
+
+// leaks returns where something personal stands in data.
+func leaks(data []byte) (at []int) {
+	if where := documents.FindIndex(data); where != nil {
+		at = append(at, where[0])
+	}
+	for _, needle := range needles {
+		if i := bytes.Index(data, needle); i >= 0 {
+			at = append(at, i)
+		}
+	}
+	return at
 }
 
 // log collects what the process says.
@@ -126,31 +138,44 @@ func TestNothingPersonalIsLeftInTheClear(t *testing.T) {
 		t.Fatal(err)
 	}
 	outputs["log"] = said.String()
-	scan(t, s.Data, outputs, needles(n))
+	scan(t, s.Data, outputs)
 }
 
 func acceptHTTP(t *testing.T, s *system.System, i int) {
 	t.Helper()
 	_, body := canary(i)
-	a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", []byte(body))
-	if err != nil || a.Status != http.StatusAccepted {
-		t.Fatalf("%d %s %v", a.Status, a.Body, err)
+	for give := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", []byte(body))
+		if err == nil && a.Status/100 == 2 {
+			return
+		}
+		if err != nil || a.Status != http.StatusServiceUnavailable || time.Now().After(give) { // a 503 is tried again
+			t.Fatalf("%d %s %v", a.Status, a.Body, err)
+		}
 	}
 }
 
 func acceptNATS(t *testing.T, nc *nats.Conn, i int) {
 	t.Helper()
 	id, body := canary(i)
-	m, err := nc.Request("tx.intake.default", []byte(body), 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var reply struct {
-		Status   int    `json:"status"`
-		Location string `json:"location"`
-	}
-	if err := json.Unmarshal(m.Data, &reply); err != nil || reply.Status != http.StatusAccepted || reply.Location != "/v1/transactions/"+id {
-		t.Fatalf("%s %v", m.Data, err)
+	for give := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		m, err := nc.Request("tx.intake.default", []byte(body), 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var reply struct {
+			Status   int    `json:"status"`
+			Location string `json:"location"`
+		}
+		if err := json.Unmarshal(m.Data, &reply); err != nil {
+			t.Fatal(err)
+		}
+		if reply.Status/100 == 2 && (reply.Status == http.StatusOK || reply.Location == "/v1/transactions/"+id) {
+			return
+		}
+		if reply.Status != http.StatusServiceUnavailable || time.Now().After(give) {
+			t.Fatalf("%s", m.Data)
+		}
 	}
 }
 
@@ -186,15 +211,13 @@ func get(t *testing.T, url string) string {
 	return out.String()
 }
 
-// scan looks for every needle in every file of the folder and in every output.
-func scan(t *testing.T, folder string, outputs map[string]string, needles [][]byte) {
+// scan looks for leaks in every file of the folder and in every output.
+func scan(t *testing.T, folder string, outputs map[string]string) {
 	t.Helper()
 	files, size := 0, 0
 	find := func(where string, data []byte) {
-		for _, needle := range needles {
-			if i := bytes.Index(data, needle); i >= 0 {
-				t.Errorf("%s: %q stands in the clear: …%q…", where, needle, data[max(0, i-40):min(len(data), i+60)])
-			}
+		for _, i := range leaks(data) {
+			t.Errorf("%s: stands in the clear: …%q…", where, data[max(0, i-40):min(len(data), i+60)])
 		}
 	}
 	err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
@@ -225,13 +248,9 @@ func TestTheScanFinds(t *testing.T) {
 	for _, c := range []struct{ name, text string }{
 		{"clear", "x " + mark}, {"hex", hex.EncodeToString([]byte("x" + mark))},
 		{"base64", base64.StdEncoding.EncodeToString([]byte("x" + mark + "y"))}, {"base64 two in", base64.StdEncoding.EncodeToString([]byte("xx" + mark + "y"))},
-		{"document", "1" + document(7)}, {"address", address(3)},
+		{"document", "1" + document(7)}, {"company", "1" + company(7)}, {"address", address(3)},
 	} {
-		found := false
-		for _, needle := range needles(10) {
-			found = found || bytes.Contains([]byte(c.text), needle)
-		}
-		if !found {
+		if len(leaks([]byte(c.text))) == 0 {
 			t.Errorf("%s is not found", c.name)
 		}
 	}

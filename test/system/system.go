@@ -47,8 +47,9 @@ func Command(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// IfChild is crivo, and does not return, in a process that was started to be it.
+// IfChild is crivo or a NATS server, and does not return, in a process that was started to be it.
 func IfChild() {
+	ifServer()
 	if os.Getenv(child) != "" {
 		os.Exit(cli.Main(os.Args[1:]))
 	}

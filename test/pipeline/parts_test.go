@@ -1,0 +1,140 @@
+package pipeline_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+
+	"crivo/services/feed"
+	"crivo/test/system"
+)
+
+// One process with any one of its embedded parts replaced by a real one decides as it did before.
+func TestEachPartCanBeARealOne(t *testing.T) {
+	mongoURI, redisURL := realParts(t)
+	brokers := system.NewCluster(t, system.ClusterOptions{Nodes: 1})
+	for name, args := range map[string][]string{
+		"MongoDB": {"--mongo-uri", mongoURI, "--mongo-database", database()},
+		"Redis":   {"--redis-url", redisURL},
+		"NATS":    {"--nats-url", brokers.NATSURL, "--nats-creds", brokers.OperatorCreds()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := system.New(t, system.Options{Args: args})
+			made := feed.NewSynthetic("mixed-"+name, 1)
+			for range 20 {
+				row := made.Next(time.Now())
+				a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", row.Body, "Prefer", "wait=10")
+				if err != nil || a.Status != http.StatusOK {
+					t.Fatalf("%d %s %v", a.Status, a.Body, err)
+				}
+			}
+		})
+	}
+}
+
+func database() string { return "crivo_pipeline_" + strconv.FormatInt(time.Now().UnixNano(), 36) }
+
+// The canary over what separate services leave in MongoDB, in Redis, in NATS files and in their logs.
+func TestNothingPersonalIsLeftInRealParts(t *testing.T) {
+	const n = 300
+	mongoURI, redisURL := realParts(t)
+	name := database()
+	c := system.NewCluster(t, system.ClusterOptions{MongoURI: mongoURI, Database: name, RedisURL: redisURL, Nodes: 1, Copies: 1})
+	r, err := c.Receive(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	nc, _ := c.Connect(t)
+	for i := range n {
+		if i%2 == 0 {
+			acceptHTTP(t, &c.System, i)
+		} else {
+			acceptNATS(t, nc, i)
+		}
+	}
+	if !r.Await(t.Context(), n, 20*time.Second) {
+		t.Fatalf("%d of %d decided", len(r.Verdicts()), n)
+	}
+	outputs := map[string]string{"MongoDB": dumpMongo(t, mongoURI, name), "Redis": dumpRedis(t, redisURL), "refusal": refuse(t, &c.System, nc)}
+	for service, ops := range c.Operations {
+		outputs["metrics of "+service] = get(t, "http://"+ops+"/metrics")
+	}
+	c.Stop()
+	if err := os.RemoveAll(filepath.Join(c.Dir, "bin")); err != nil { // the programs are nobody's data
+		t.Fatal(err)
+	}
+	scan(t, c.Dir, outputs)
+}
+
+// dumpMongo returns every document of a database as it stands there, keys and values.
+func dumpMongo(t *testing.T, uri, name string) string {
+	t.Helper()
+	client, err := mongo.Connect(options.Client().ApplyURI(uri))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Disconnect(context.Background()) }()
+	collections, err := client.Database(name).ListCollectionNames(t.Context(), bson.D{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	for _, c := range collections {
+		cursor, err := client.Database(name).Collection(c).Find(t.Context(), bson.D{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for cursor.Next(t.Context()) {
+			out = append(out, cursor.Current...)
+		}
+		if err := cursor.Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(out) < 1<<20 {
+		t.Errorf("%d bytes in %v: too few to prove anything", len(out), collections)
+	}
+	return string(out)
+}
+
+// dumpRedis returns every key of a database with all that it holds.
+func dumpRedis(t *testing.T, url string) string {
+	t.Helper()
+	o, err := redis.ParseURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(o)
+	defer client.Close()
+	out := ""
+	keys := client.Scan(t.Context(), 0, "*", 1000).Iterator()
+	for keys.Next(t.Context()) {
+		key := keys.Val()
+		kind := client.Type(t.Context(), key).Val()
+		switch kind {
+		case "hash":
+			out += fmt.Sprintln(key, client.HGetAll(t.Context(), key).Val())
+		case "zset":
+			out += fmt.Sprintln(key, client.ZRange(t.Context(), key, 0, -1).Val())
+		case "string":
+			out += fmt.Sprintln(key, client.Get(t.Context(), key).Val())
+		default:
+			t.Errorf("%s: a %s, which this test cannot read", key, kind)
+		}
+	}
+	if err := keys.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
