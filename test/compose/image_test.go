@@ -236,8 +236,8 @@ func TestEveryCommandIsAProgramOfTheImage(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(img.bin, s.Command[0])); err != nil {
 			t.Error(err)
 		}
-		if s.Build.Context != root || s.Build.Dockerfile != "services/Dockerfile" {
-			t.Errorf("built from %+v", s.Build)
+		if s.Build.Context != root || s.Build.Dockerfile != "services/Dockerfile" || s.PullPolicy != types.PullPolicyBuild {
+			t.Errorf("built from %+v, %s", s.Build, s.PullPolicy)
 		}
 	})
 }
