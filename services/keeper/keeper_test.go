@@ -432,9 +432,7 @@ func TestPatientClaimsDoNotHideOthers(t *testing.T) {
 	w.forward(time.Minute)
 	w.run()
 	w.until("the new one ran", func() bool { return w.entry("a").Run == 2 })
-	if n := w.found("claim run again"); n != 1 {
-		t.Errorf("%d ran", n)
-	}
+	w.until("it alone is counted", func() bool { return w.found("claim run again") == 1 })
 }
 
 // F13: a restored backup lacks decisions that the stream has.

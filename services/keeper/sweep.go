@@ -97,7 +97,7 @@ func decideOf(d event.Decided, data []byte) store.Decide {
 	for i, r := range d.Verdict.Reasons {
 		codes[i] = r.Code
 	}
-	return store.Decide{Event: data, Decision: d.Verdict.Decision, Reasons: codes, DecidedAt: d.DecidedAt.Time,
+	return store.Decide{Event: data, Decision: d.Verdict.Decision, Reasons: codes, Tokens: store.Tokens(&d.Tx), DecidedAt: d.DecidedAt.Time,
 		Claim: store.Claim{Key: store.Key{Tenant: d.Tenant, ID: d.ID}, Digest: d.Digest, Run: d.Run, ClaimedAt: d.ClaimedAt.Time,
 			AcceptedAt: d.AcceptedAt.Time, Deadline: d.Deadline.Time}}
 }
