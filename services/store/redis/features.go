@@ -25,13 +25,15 @@ type Features struct {
 	*Client
 
 	mu      sync.Mutex
-	checked bool            // that the server evicts nothing, since it was last lost
+	runs    string          // the servers' processes, as last seen
+	checked string          // the runs that are known to evict nothing
 	epoch   string          // of the markers, once this process may trust them
 	writes  [buckets]uint64 // how often each bucket is known to have been written
-	falls   int             // how often a bucket was found to have been written less than was known
-	torn    int             // the last fall of a bucket that still calls itself complete: it lost its last moments
+	falls   int             // how often a server was found started anew, or a bucket written less than was known
+	torn    int             // the last fall that leaves a bucket calling itself complete: it may lack its last moments
 	mended  int             // falls up to this one are made up for
 	owed    span            // events that may not have been applied
+	created time.Time       // the stream that they are of
 }
 
 // span is a range of sequences, none when From is 0.
@@ -223,7 +225,6 @@ func (f *Features) seen(bucket int, writes uint64, epoch string, before [buckets
 func (f *Features) owe(events []enrich.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.checked = false
 	for _, e := range events {
 		if e.Sequence == 0 {
 			continue

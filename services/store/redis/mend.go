@@ -26,7 +26,7 @@ import (
 //
 // Covered: a bucket that is lost or evicted, since its epoch is gone; a server that comes back without its last moments (an
 // append-only file synced each second, a replica that lagged), since what is lost is always the end of what was written, so
-// that a floor is never ahead of the events, and since a process sees writes count back; calls that failed or timed out,
+// that a floor is never ahead of the events, and since a process sees another run of the server, or writes that count back; calls that failed or timed out,
 // which the process owes; a process that died owing, by the margin that every start replays.
 //
 // Not covered: a process that dies owing more than the margin while others go on and note the floor; a lost end that reaches
@@ -51,11 +51,11 @@ const (
 // Mend replays what this process knows to be missing, takes up the markers' epoch, and rebuilds the store where they do not
 // agree, unless another process does: [enrich.ErrElsewhere].
 func (f *Features) Mend(ctx context.Context, s enrich.Source, replay enrich.Replay) error {
-	if err := f.check(ctx); err != nil {
-		return err
-	}
 	all, falls, err := f.look(ctx)
 	if err != nil {
+		return err
+	}
+	if err := f.check(ctx); err != nil {
 		return err
 	}
 	after, whole := f.missing(all, s)
@@ -67,38 +67,48 @@ func (f *Features) Mend(ctx context.Context, s enrich.Source, replay enrich.Repl
 			return err
 		}
 	}
-	f.settle(all[0].epoch, falls, span{after + 1, s.Delivered})
+	f.settle(all[0].epoch, s, falls, after)
 	return f.note(ctx, all, s.Acked)
 }
 
-// check asks the servers for their policy at the start, and again after each loss of contact.
+// check asks the servers for their policy, once for each of their runs.
 func (f *Features) check(ctx context.Context) error {
 	f.mu.Lock()
-	checked := f.checked
+	runs, checked := f.runs, f.checked
 	f.mu.Unlock()
-	if checked {
+	if runs == checked {
 		return nil
 	}
-	err := f.Check(ctx)
+	if err := f.Check(ctx); err != nil {
+		return fmt.Errorf("features: %w", err)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.checked = err == nil
-	return err
+	f.checked = runs
+	return nil
 }
 
 // look reads all markers, and tells how many falls were found up to then.
 func (f *Features) look(ctx context.Context) (all [buckets]marker, falls int, err error) {
+	runs, err := f.Client.runs(ctx)
+	if err != nil {
+		return all, 0, fmt.Errorf("features: %w", err)
+	}
 	before := f.counted()
 	answers := make([]*goredis.SliceCmd, buckets)
 	err = f.pipelined(ctx, func(pipe goredis.Pipeliner, b int) {
 		answers[b] = pipe.HMGet(ctx, f.marker(b), "epoch", "created", "floor", "writes")
 	})
 	if err != nil {
-		f.owe(nil) // nothing, but the servers may be others when they answer again
 		return all, 0, fmt.Errorf("features: %w", err)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.runs != "" && f.runs != runs {
+		f.falls++
+		f.torn = f.falls
+	}
+	f.runs = runs
 	for b, a := range answers {
 		v := a.Val()
 		all[b] = marker{text(v[0]), number(v[1]), uint64(number(v[2])), uint64(number(v[3]))}
@@ -143,18 +153,22 @@ func (f *Features) missing(all [buckets]marker, s enrich.Source) (after uint64, 
 	return after, needed == s.Delivered || needed+1 >= s.First
 }
 
-// settle trusts an epoch once the falls and the events of a span are made up for.
-func (f *Features) settle(epoch string, falls int, done span) {
+// settle trusts an epoch once falls and all events after a sequence, up to the last delivered, are made up for. What is owed of
+// another stream is forgiven: its numbers mean nothing any more.
+func (f *Features) settle(epoch string, s enrich.Source, falls int, after uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.epoch, f.mended = epoch, falls
 	switch {
-	case f.owed.From < done.From || f.owed.From > done.Through:
-	case f.owed.Through <= done.Through:
+	case !f.created.IsZero() && !f.created.Equal(s.Created):
+		f.owed = span{}
+	case f.owed.From <= after:
+	case f.owed.Through <= s.Delivered:
 		f.owed = span{}
 	default:
-		f.owed.From = done.Through + 1
+		f.owed.From = max(f.owed.From, s.Delivered+1)
 	}
+	f.created = s.Created
 }
 
 // note moves the floor up to what has been acknowledged: whoever acknowledged it had applied it, or owes it.
@@ -197,18 +211,8 @@ func (f *Features) rebuild(ctx context.Context, all [buckets]marker, s enrich.So
 	if err := f.finish(held, token, s, keeps); err != nil {
 		return err
 	}
-	if all[0].created != s.Created.UnixNano() {
-		f.forgive()
-	}
-	f.settle(token, falls, span{1, s.Delivered})
+	f.settle(token, s, falls, 0)
 	return nil
-}
-
-// forgive drops what is owed of a stream that is gone: its numbers mean nothing any more.
-func (f *Features) forgive() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.owed = span{}
 }
 
 // keeps tells which buckets lack nothing that the stream no longer holds: only the others begin at its oldest message.

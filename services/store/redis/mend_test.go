@@ -309,6 +309,9 @@ func TestWhatFailedAndIsNotYetToldAsDeliveredStaysOwed(t *testing.T) {
 	address, prefix := shared(t)
 	proxy, through := proxied(t, address)
 	f := whole(t, through, prefix)
+	if _, err := patiently(f, s[:30]); err != nil {
+		t.Fatal(err)
+	}
 	proxy.Stop()
 	if _, err := f.Apply(context.Background(), s[30:60]); err == nil {
 		t.Error("applied by nobody")
@@ -316,7 +319,8 @@ func TestWhatFailedAndIsNotYetToldAsDeliveredStaysOwed(t *testing.T) {
 	if err := proxy.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for _, delivered := range []int{20, 40} {
+	forget(t, address, prefix) // the first mending is a rebuild
+	for _, delivered := range []int{30, 40} {
 		if _, err := s[:delivered].mend(f); err != nil {
 			t.Fatal(err)
 		}
@@ -399,35 +403,106 @@ func TestWhatComesTooLateIsSaidToBeUnknown(t *testing.T) {
 	}
 }
 
+func TestWhatComesTooLateMovesNoSumThatIsKept(t *testing.T) {
+	address, prefix := shared(t)
+	f := whole(t, address, prefix)
+	const day = 24 * time.Hour
+	var s stream
+	at := func(after time.Duration) {
+		s = append(s, enrich.Event{Key: fmt.Sprint("t/", len(s)), At: created.Add(after), Amount: 7, Entities: []enrich.Entity{{Role: "payer", Key: "t/payer/x"}}})
+	}
+	for i := range 150 {
+		at(time.Minute + time.Duration(i)*time.Second)
+	}
+	at(61 * day) // forgets 100 of them, and 50 with the next one
+	at(time.Minute + 2*time.Second)
+	at(62 * day)
+	at(75 * day)
+	got, err := patiently(f, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := got[len(got)-1][0]
+	want(t, "counts", h.Counts, []int64{1, 1, 1, 3})
+	want(t, "sums", h.Sums, []int64{7, 7, 7, 21})
+}
+
+func TestARebuildWhoseServerLosesItsEndBeginsAgain(t *testing.T) {
+	server, s := serve(t), payments(60)
+	f := open(t, server.url(), "").Features()
+	var replayed []uint64
+	err := f.Mend(context.Background(), s.source(), func(ctx context.Context, _ uint64) error {
+		err := s[:30].replay(f, &replayed)(ctx, 0)
+		server.cli(t, "save")
+		err = errors.Join(err, s.replay(f, &replayed)(ctx, 30))
+		server.kill()
+		server.start(t)
+		return err
+	})
+	if err == nil {
+		t.Error("half of it is whole")
+	}
+	until(t, "it is rebuilt", func() bool { _, err := s.mend(f); return err == nil })
+	want(t, "whole", s.counts(t, f), []int64{8, 60})
+}
+
 // A server that keeps a snapshot and loses what came after it is one whose append-only file lost its end.
 func TestALostEndIsNoticedAndMadeUpFor(t *testing.T) {
-	server := serve(t)
-	s := payments(60)
-	f, other := whole(t, server.url(), ""), whole(t, server.url(), "")
-	if _, err := patiently(f, s[:30]); err != nil {
-		t.Fatal(err)
+	for name, meanwhile := range map[string]func(t *testing.T, s *server){
+		"nobody was faster":                    func(*testing.T, *server) {},
+		"others wrote more than what was lost": func(t *testing.T, s *server) { raise(t, s, "writes", 1000) },
+		"others noted what was lost as done":   func(t *testing.T, s *server) { raise(t, s, "floor", 30) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			server, s := serve(t), payments(60)
+			f := whole(t, server.url(), "")
+			if _, err := patiently(f, s[:30]); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s[:30].mend(f); err != nil {
+				t.Fatal(err)
+			}
+			server.cli(t, "save")
+			if _, err := patiently(f, s[30:]); err != nil {
+				t.Fatal(err)
+			}
+			server.kill()
+			server.start(t)
+			meanwhile(t, server)
+			var replayed []uint64
+			until(t, "it mends", func() (ok bool) {
+				var err error
+				replayed, err = s.mend(f)
+				return err == nil
+			})
+			want(t, "replayed", replayed, []uint64{0}) // the floor less the margin
+			want(t, "after", s.counts(t, f), []int64{8, 60})
+		})
 	}
-	if _, err := s[:30].mend(f); err != nil {
-		t.Fatal(err)
+}
+
+// raise adds to a field of every marker.
+func raise(t *testing.T, s *server, field string, by int64) {
+	t.Helper()
+	rdb := plain(t, s.url())
+	defer rdb.Close()
+	for b := range 64 {
+		if err := rdb.HIncrBy(context.Background(), fmt.Sprintf("crivo:features/{f%d}", b), field, by).Err(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := s[:30].mend(other); err != nil {
-		t.Fatal(err)
-	}
+}
+
+func TestALostEndIsUnknownToTheVeryNextEvent(t *testing.T) {
+	server, s := serve(t), payments(60)
+	f := whole(t, server.url(), "")
 	server.cli(t, "save")
-	if _, err := patiently(f, s[30:]); err != nil {
+	if _, err := patiently(f, s); err != nil {
 		t.Fatal(err)
 	}
 	server.kill()
 	server.start(t)
-	replayed, err := s.mend(other)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want(t, "another one had noted nothing of it, and replayed", replayed, []uint64(nil))
-	want(t, "before", s.counts(t, f)[1], int64(-1))
-	until(t, "it mends", func() bool { replayed, err = s.mend(f); return err == nil })
-	want(t, "replayed", replayed, []uint64{0}) // the floor less the margin
-	want(t, "after", s.counts(t, f), []int64{8, 60})
+	want(t, "known", s.counts(t, f), []int64{-1, -1})
 }
 
 func TestAllIsLostWhileTheFlowGoesOn(t *testing.T) {
@@ -492,7 +567,7 @@ func TestWhatIsOldIsForgottenAndTheRestInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range rdb.Keys(ctx, prefix+"t/*/terminal/9:s").Val() {
-		if n := rdb.HLen(ctx, key).Val(); n != 2*31+2 {
+		if n := rdb.HLen(ctx, key).Val(); n != 2*32+2 {
 			t.Errorf("%d fields kept, want an hour's and an event's of 15 days at two a day, and of the last", n)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -114,12 +115,15 @@ func (c *Client) Close() error { return c.rdb.Close() }
 
 // Check asks every node whether it keeps what it is given: ErrEvicts names the policy of one that does not. Any other error
 // means that a node did not answer.
-func (c *Client) Check(ctx context.Context) error {
+func (c *Client) Check(ctx context.Context) error { return c.nodes(ctx, c.checkNode) }
+
+// nodes asks every node that is written to, at once.
+func (c *Client) nodes(ctx context.Context, ask func(ctx context.Context, node goredis.UniversalClient) error) error {
 	return c.call(ctx, func(ctx context.Context) error {
 		if many, ok := c.rdb.(*goredis.ClusterClient); ok {
-			return many.ForEachMaster(ctx, func(ctx context.Context, node *goredis.Client) error { return c.checkNode(ctx, node) })
+			return many.ForEachMaster(ctx, func(ctx context.Context, node *goredis.Client) error { return ask(ctx, node) })
 		}
-		return c.checkNode(ctx, c.rdb)
+		return ask(ctx, c.rdb)
 	})
 }
 
@@ -145,13 +149,33 @@ func policyOf(ctx context.Context, node goredis.UniversalClient) (string, error)
 	if err != nil && !refused(err) {
 		return "", err
 	}
-	info, err := node.Info(ctx, "memory").Result()
+	return told(ctx, node, "memory", "maxmemory_policy")
+}
+
+// runs names the processes behind all nodes. Another answer means that one was started anew, or stands in for another.
+func (c *Client) runs(ctx context.Context) (string, error) {
+	var mu sync.Mutex
+	var ids []string
+	err := c.nodes(ctx, func(ctx context.Context, node goredis.UniversalClient) error {
+		id, err := told(ctx, node, "server", "run_id")
+		mu.Lock()
+		defer mu.Unlock()
+		ids = append(ids, id)
+		return err
+	})
+	slices.Sort(ids)
+	return strings.Join(ids, " "), err
+}
+
+// told reads one line of a node's report; "" where the report is forbidden.
+func told(ctx context.Context, node goredis.UniversalClient, section, name string) (string, error) {
+	info, err := node.Info(ctx, section).Result()
 	if err != nil && !refused(err) {
 		return "", err
 	}
-	_, rest, _ := strings.Cut(info, "maxmemory_policy:")
-	policy, _, _ := strings.Cut(rest, "\r\n")
-	return policy, nil
+	_, rest, _ := strings.Cut(info, name+":")
+	value, _, _ := strings.Cut(rest, "\r\n")
+	return value, nil
 }
 
 // refused tells whether the server answered and does not allow or know the command.
