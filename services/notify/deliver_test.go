@@ -20,6 +20,7 @@ import (
 	"crivo/pkg/webhook"
 	"crivo/services/store"
 	"crivo/streams"
+	"crivo/streams/event"
 )
 
 func TestADecisionReachesEveryEndpointOnce(t *testing.T) {
@@ -95,6 +96,25 @@ func TestBodies(t *testing.T) {
 			t.Errorf("stored %q, delivered %q", stored, body)
 		}
 	}
+}
+
+// An endpoint's announcement may be slower than a decision on what was accepted after it was made.
+func TestAnEndpointHearsOfAllThatIsAcceptedAfterIt(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	w.endpoint("e", r.URL)
+	w.run()
+	w.decide("x")
+	w.ended("e", 1, store.Delivered)
+	w.unannounced("f", r.URL)
+	d := decision("y")
+	d.AcceptedAt = txn.At(time.Now())
+	data, err := event.Encode(d)
+	w.must(err)
+	out := w.announcement("y")
+	out.Data = data
+	w.publish([]stage.Output{out})
+	w.ended("f", 1, store.Delivered)
 }
 
 func TestARepeatedDecisionMakesNoSecondRow(t *testing.T) {

@@ -78,6 +78,8 @@ type notifier struct {
 	client    *client
 	metrics   *metrics
 	endpoints atomic.Pointer[map[string]store.Endpoint] // by id
+	reading   sync.Mutex
+	readAt    time.Time // when the last reading of endpoints began
 	updates   *batch.Group[store.Delivery, struct{}]
 
 	mu    sync.Mutex
@@ -119,12 +121,30 @@ func Run(ctx context.Context, cfg Config) error {
 	return err
 }
 
-// reload reads the endpoints again and cancels what is owed to those that are gone.
+// known makes sure that every endpoint made before a time is known: an announcement of it may still be under way.
+func (n *notifier) known(ctx context.Context, before time.Time) error {
+	n.reading.Lock()
+	defer n.reading.Unlock()
+	if n.readAt.After(before) {
+		return nil
+	}
+	return n.read(ctx)
+}
+
 func (n *notifier) reload(ctx context.Context) error {
+	n.reading.Lock()
+	defer n.reading.Unlock()
+	return n.read(ctx)
+}
+
+// read reads the endpoints again and cancels what is owed to those that are gone.
+func (n *notifier) read(ctx context.Context) error {
+	began := n.Clock.Now()
 	all, err := n.Endpoints.Endpoints(ctx)
 	if err != nil {
 		return err
 	}
+	n.readAt = began
 	next := make(map[string]store.Endpoint, len(all))
 	for _, e := range all {
 		next[e.ID] = e
@@ -146,28 +166,31 @@ func (n *notifier) reload(ctx context.Context) error {
 // there and makes none.
 func (n *notifier) Handle(ctx context.Context, batch []stage.Message) []stage.Result {
 	out := make([]stage.Result, len(batch))
+	decided := make([]event.Decided, len(batch))
+	var newest time.Time
+	for i, m := range batch {
+		if decided[i], out[i].Err = event.Decode[event.Decided](m.Data); decided[i].AcceptedAt.After(newest) {
+			newest = decided[i].AcceptedAt.Time
+		}
+	}
+	if err := n.known(ctx, newest); err != nil {
+		return unavailable(out, err)
+	}
 	var rows []store.Delivery
 	now := n.Clock.Now()
-	for i, m := range batch {
-		d, err := event.Decode[event.Decided](m.Data)
-		if err == nil {
-			var made []store.Delivery
-			made, err = n.owed(d, now)
-			rows = append(rows, made...)
+	for i, d := range decided {
+		if out[i].Err != nil {
+			continue
 		}
-		out[i].Err = err
+		made, err := n.owed(d, now)
+		rows, out[i].Err = append(rows, made...), err
 	}
 	if len(rows) == 0 {
 		return out
 	}
 	added, err := n.Deliveries.Insert(ctx, rows)
 	if err != nil {
-		for i := range out {
-			if out[i].Err == nil {
-				out[i].Err = stage.Unavailable(err)
-			}
-		}
-		return out
+		return unavailable(out, err)
 	}
 	fresh := rows[:0]
 	for i, r := range rows {
@@ -176,6 +199,16 @@ func (n *notifier) Handle(ctx context.Context, batch []stage.Message) []stage.Re
 		}
 	}
 	n.offer(ctx, fresh)
+	return out
+}
+
+// unavailable holds everything that is not at fault itself.
+func unavailable(out []stage.Result, err error) []stage.Result {
+	for i := range out {
+		if out[i].Err == nil {
+			out[i].Err = stage.Unavailable(err)
+		}
+	}
 	return out
 }
 

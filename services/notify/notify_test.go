@@ -136,6 +136,14 @@ func (w *world) until(what string, fact func() bool) {
 // endpoint registers where webhooks go; change is made to it first.
 func (w *world) endpoint(id, address string, change ...func(*store.Endpoint)) store.Endpoint {
 	w.Helper()
+	e := w.unannounced(id, address, change...)
+	w.must(streams.Changed(w.config.Conn, streams.TopicEndpoints))
+	return e
+}
+
+// unannounced puts an endpoint into the registry and tells nobody.
+func (w *world) unannounced(id, address string, change ...func(*store.Endpoint)) store.Endpoint {
+	w.Helper()
 	box, err := w.config.Keys.Box("t")
 	w.must(err)
 	w.secrets[id] = webhook.NewSecret()
@@ -145,7 +153,7 @@ func (w *world) endpoint(id, address string, change ...func(*store.Endpoint)) st
 	for _, c := range change {
 		c(&e)
 	}
-	w.put(e)
+	w.must(w.registry.PutEndpoint(w.Context(), e))
 	return e
 }
 
