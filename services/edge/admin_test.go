@@ -3,12 +3,14 @@ package edge_test
 import (
 	"context"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"crivo/pkg/seal"
 	"crivo/services/edge"
 	"crivo/services/store"
 	"crivo/streams"
@@ -50,6 +52,26 @@ func TestAChangedFirstKeyTakesTheOldOnesPlace(t *testing.T) {
 		t.Errorf("a restart with the same key: %v %v", keys, err)
 	}
 	again.stop()
+}
+
+func TestAKeysetOfAnotherInstallationIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.edge("a").made("/v1/tenants", `{"id":"erased"}`)
+	if err := r.keys.Destroy("erased"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := edge.Serve(t.Context(), r.config("b")); err != nil {
+		t.Errorf("an erased tenant keeps the edge from starting: %v", err)
+	}
+	cfg := r.config("c")
+	var err error
+	if cfg.Keys, err = seal.Open(filepath.Join(t.TempDir(), "keyset.json"), true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := edge.Serve(t.Context(), cfg); err == nil {
+		t.Error("another installation's keyset was taken")
+	}
 }
 
 func TestAReloadGivesNoNewAllowance(t *testing.T) {

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -131,10 +132,9 @@ func (e *edge) bootstrap(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range tenants {
-		if _, err := e.Keys.Box(t.ID); err != nil {
-			return fmt.Errorf("tenant %s: %w: the sealing keys are not those that this registry was made with", t.ID, err)
-		}
+	// One tenant's keys may have been destroyed, to erase it; those of all are another installation's.
+	if len(tenants) > 0 && !slices.ContainsFunc(tenants, e.sealed) {
+		return errKeyset
 	}
 	now := txn.At(e.Clock.Now())
 	if !slices.ContainsFunc(tenants, func(t store.Tenant) bool { return t.ID == defaultTenant }) {
@@ -165,4 +165,12 @@ func (e *edge) bootstrap(ctx context.Context) error {
 		return err
 	}
 	return e.Registry.PutKey(ctx, store.APIKey{ID: bootstrapID, Tenant: defaultTenant, Hash: hash, Roles: allRoles, Source: bootstrapSource, CreatedAt: now})
+}
+
+var errKeyset = errors.New("the sealing keys are of none of the tenants that are registered: this keyset belongs to another installation")
+
+// sealed tells whether there are keys for a tenant.
+func (e *edge) sealed(t store.Tenant) bool {
+	_, err := e.Keys.Box(t.ID)
+	return err == nil
 }
