@@ -208,8 +208,8 @@ func (a answer) faults(t *testing.T) []string {
 
 var sockets = &http.Client{Timeout: within, Transport: &http.Transport{MaxIdleConns: 256, MaxIdleConnsPerHost: 256}}
 
-// send sends one request as it is; plain is its body as the document knows it, without coding.
-func (c client) send(t *testing.T, method, path string, body io.Reader, plain string, headers ...string) answer {
+// sendOnce sends one request as it is; plain is its body as the document knows it, without coding.
+func (c client) sendOnce(t *testing.T, method, path string, body io.Reader, plain string, headers ...string) answer {
 	t.Helper()
 	a, header, err := c.exchange(method, path, body, headers...)
 	if err != nil {
@@ -219,6 +219,20 @@ func (c client) send(t *testing.T, method, path string, body io.Reader, plain st
 		t.Errorf("%s %s: %d %s\nagainst the document: %v", method, path, a.status, a.body, err)
 	}
 	return a
+}
+
+// send is sendOnce, patiently.
+func (c client) send(t *testing.T, method, path string, body io.ReadSeeker, plain string, headers ...string) answer {
+	t.Helper()
+	return patient(t, func() answer {
+		if body == nil {
+			return c.sendOnce(t, method, path, nil, plain, headers...)
+		}
+		if _, err := body.Seek(0, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		return c.sendOnce(t, method, path, body, plain, headers...)
+	})
 }
 
 func (c client) exchange(method, path string, body io.Reader, headers ...string) (answer, http.Header, error) {
@@ -248,17 +262,11 @@ func (c client) exchange(method, path string, body io.Reader, headers ...string)
 	return answer{status: res.StatusCode, header: res.Header, body: data}, req.Header, err
 }
 
-// post sends JSON; an empty value takes a header away.
-func (c client) post(t *testing.T, path, body string, headers ...string) answer {
-	t.Helper()
-	return c.send(t, http.MethodPost, path, strings.NewReader(body), body, headers...)
-}
-
-// submit sends a transaction, again when a 503 says so, as a client does: this machine may be slower than the edge's budgets.
-func (c client) submit(t *testing.T, body string, headers ...string) answer {
+// patient asks again when a 503 says so, as a client does: this machine may be slower than the edge's budgets.
+func patient(t *testing.T, ask func() answer) answer {
 	t.Helper()
 	for repeats := 0; ; repeats++ {
-		a := c.post(t, "/v1/transactions", body, headers...)
+		a := ask()
 		if a.repeats = repeats; a.status != http.StatusServiceUnavailable || repeats == 20 {
 			return a
 		}
@@ -268,6 +276,17 @@ func (c client) submit(t *testing.T, body string, headers ...string) answer {
 		}
 		time.Sleep(time.Duration(wait) * time.Second)
 	}
+}
+
+// post sends JSON; an empty value takes a header away.
+func (c client) post(t *testing.T, path, body string, headers ...string) answer {
+	t.Helper()
+	return c.send(t, http.MethodPost, path, strings.NewReader(body), body, headers...)
+}
+
+func (c client) submit(t *testing.T, body string, headers ...string) answer {
+	t.Helper()
+	return c.post(t, "/v1/transactions", body, headers...)
 }
 
 func (c client) get(t *testing.T, path string, headers ...string) answer {
