@@ -11,6 +11,7 @@ import (
 
 	"crivo/pkg/app"
 	"crivo/pkg/txn"
+	"crivo/services/decide"
 	"crivo/services/edge"
 	"crivo/services/enrich"
 	"crivo/services/keeper"
@@ -60,8 +61,13 @@ func (u *upped) edge(ctx context.Context, s app.Shell) error {
 	if err != nil {
 		return err
 	}
+	core, wait, err := decide.Open(ctx, u.stores.features, u.rules, validate.Config{Shell: s, Blocklist: u.Blocklist, Keys: u.keys}, Version)
+	if err != nil {
+		return err
+	}
+	defer wait()
 	return edge.Run(ctx, edge.Config{Shell: s, Listener: u.http, TLS: certificate, InsecureHTTP: u.InsecureHTTP,
-		Transactions: u.stores.transactions, Registry: u.stores.registry, Deliveries: u.stores.deliveries, Keys: u.keys,
+		Transactions: u.stores.transactions, Decider: core.Guard, Registry: u.stores.registry, Deliveries: u.stores.deliveries, Keys: u.keys,
 		Audit: u.stores.registry.Record, Instance: strings.ToLower(rand.Text()), MaxInFlight: u.MaxInFlight, BootstrapKey: u.apiKey,
 		Allow: u.WebhookAllow, Version: Version})
 }

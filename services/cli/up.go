@@ -105,7 +105,10 @@ type stores struct {
 	transactions store.Transactions
 	registry     store.Registry
 	deliveries   store.Deliveries
-	features     enrich.Features
+	features     interface {
+		enrich.Features
+		enrich.Reader
+	}
 }
 
 // open brings up what the services stand on, from the folder to the streams.

@@ -136,17 +136,25 @@ func (e *edge) current(ctx context.Context, tenant store.Tenant, entry store.Ent
 	return raised, err
 }
 
-// publish announces a claim; what is not acknowledged in time is refused, and the claim stays for a repeat or the sweep.
+// publish announces a claim. What is not acknowledged in time is refused; the claim stays for a repeat, the guard or the sweep.
 func (e *edge) publish(ctx context.Context, tenant store.Tenant, c store.Claim, trace string, replayed bool) (acceptance, error) {
-	out, err := submission(c, tenant.TimeZone, streams.EdgeSubject(e.Instance), trace)
+	s, err := c.Submitted()
 	if err != nil {
 		return acceptance{}, err
 	}
-	f, fresh := e.flights.start(c.Key, c.AcceptedAt, c.Deadline)
+	s.TimeZone = tenant.TimeZone
+	out, err := e.submission(s, trace)
+	if err != nil {
+		return acceptance{}, err
+	}
+	f, fresh := e.flights.start(s, trace)
+	if fresh {
+		e.watch(f)
+	}
 	bounded, cancel := context.WithTimeout(ctx, publishTime)
 	defer cancel()
 	if _, err := e.publishes.Do(bounded, out, errOverload); err != nil {
-		if fresh {
+		if fresh && e.Decider == nil {
 			e.flights.drop(c.Key)
 		}
 		return acceptance{}, refusal(err, errBroker)
@@ -154,18 +162,18 @@ func (e *edge) publish(ctx context.Context, tenant store.Tenant, c store.Claim, 
 	return acceptance{key: c.Key, flight: f, replayed: replayed}, nil
 }
 
-func submission(c store.Claim, zone, reply, trace string) (stage.Output, error) {
-	s := event.Submitted{Schema: event.Schema, Tenant: c.Tenant, ID: c.ID, Run: c.Run, ClaimedAt: txn.At(c.ClaimedAt),
-		AcceptedAt: txn.At(c.AcceptedAt), Deadline: txn.At(c.Deadline), Digest: c.Digest, TimeZone: zone}
-	if err := (store.Entry{Claim: c}).Transaction(&s.Tx); err != nil {
-		return stage.Output{}, err
-	}
+func (e *edge) submission(s event.Submitted, trace string) (stage.Output, error) {
 	data, err := event.Encode(s)
 	if err != nil {
 		return stage.Output{}, err
 	}
-	return streams.Message(streams.Ident{Tenant: c.Tenant, ID: c.ID, Run: c.Run, AcceptedAt: c.AcceptedAt, Deadline: c.Deadline,
-		Digest: c.Digest, Reply: reply, Trace: trace}, streams.EventSubmitted, data), nil
+	return streams.Message(e.identOf(s, trace), streams.EventSubmitted, data), nil
+}
+
+// identOf is the identity that a transaction of this edge travels under.
+func (e *edge) identOf(s event.Submitted, trace string) streams.Ident {
+	return streams.Ident{Tenant: s.Tenant, ID: s.ID, Run: s.Run, AcceptedAt: s.AcceptedAt.Time, Deadline: s.Deadline.Time, Digest: s.Digest,
+		Reply: streams.EdgeSubject(e.Instance), Trace: trace}
 }
 
 // writeClaims is one group of claims: one commit.

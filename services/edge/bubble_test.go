@@ -36,19 +36,22 @@ type bubble struct {
 	served edge.Served
 	store  *transactions
 	memory *memory.Transactions
+	broker *acknowledging
 	dial   chan net.Conn
 	client *http.Client
 }
 
-// acknowledging takes every message, or with silent none.
+// acknowledging takes every message, or while silent none.
 type acknowledging struct {
 	jetstream.JetStream
 	silent bool
+	took   []*nats.Msg
 }
 
-func (a acknowledging) PublishMsgAsync(*nats.Msg, ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
+func (a *acknowledging) PublishMsgAsync(m *nats.Msg, _ ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
 	f := future{ok: make(chan *jetstream.PubAck, 1)}
 	if !a.silent {
+		a.took = append(a.took, m)
 		f.ok <- &jetstream.PubAck{}
 	}
 	return f, nil
@@ -83,18 +86,24 @@ func (pipes) Addr() net.Addr { return &net.UnixAddr{} }
 // inBubble runs do against an edge whose broker acknowledges, or with silent never does.
 func inBubble(t *testing.T, silent bool, do func(b *bubble)) {
 	t.Helper()
+	inBubbleWith(t, silent, nil, do)
+}
+
+// inBubbleWith has a guard too.
+func inBubbleWith(t *testing.T, silent bool, guard edge.Decider, do func(b *bubble)) {
+	t.Helper()
 	keys, err := seal.Open(filepath.Join(t.TempDir(), "keyset.json"), true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
 		m := memory.NewTransactions()
-		b := &bubble{t: t, memory: m, dial: make(chan net.Conn), store: &transactions{Transactions: m, before: map[string]func(context.Context) error{}}}
+		b := &bubble{t: t, memory: m, broker: &acknowledging{silent: silent}, dial: make(chan net.Conn), store: &transactions{Transactions: m, before: map[string]func(context.Context) error{}}}
 		registry := memory.NewRegistry()
 		b.served, err = edge.Serve(t.Context(), edge.Config{
-			Shell: app.Shell{JS: acknowledging{silent: silent}, Clock: app.NewClock(nil), Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(),
+			Shell: app.Shell{JS: b.broker, Clock: app.NewClock(nil), Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(),
 				Health: &app.Health{}},
-			Transactions: b.store, Registry: registry, Keys: keys, Instance: "a", Audit: registry.Record, MaxInFlight: 100, BootstrapKey: bootstrap,
+			Transactions: b.store, Decider: guard, Registry: registry, Keys: keys, Instance: "a", Audit: registry.Record, MaxInFlight: 100, BootstrapKey: bootstrap,
 		})
 		if err != nil {
 			t.Fatal(err)

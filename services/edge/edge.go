@@ -31,6 +31,8 @@ type Transactions interface {
 	Claim(ctx context.Context, claims []store.Claim) ([]store.Claimed, error)
 	Get(ctx context.Context, key store.Key) (store.Entry, error)
 	Raise(ctx context.Context, r store.Raise) (store.Entry, error)
+	Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error)
+	Announced(ctx context.Context, keys []store.Key) error
 	Ping(ctx context.Context) error
 }
 
@@ -59,6 +61,7 @@ type Config struct {
 	TLS          *tls.Config // nil: plain http
 	InsecureHTTP bool        // allow plain http beyond loopback
 	Transactions Transactions
+	Decider      Decider // nil: what the pipeline is late with is late
 	Registry     Registry
 	Deliveries   Deliveries
 	Keys         *seal.Keyring
@@ -75,6 +78,9 @@ type edge struct {
 	Config
 	claims    *batch.Group[store.Claim, store.Claimed]
 	publishes *batch.Group[stage.Output, struct{}]
+	guards    *batch.Group[*flight, store.Entry]
+	announces *batch.Group[announcement, struct{}]
+	life      context.Context // outlives requests, ends with the edge
 	gate      gate
 	flights   *flights
 	directory *directory
@@ -90,13 +96,18 @@ const groupSize = 128
 // drainTime is how long requests under way may take once the edge shuts down.
 const drainTime = 12 * time.Second
 
+// landTime is how long the edge stays for what it accepted: the usual deadline.
+const landTime = 2 * time.Second
+
 // noticeTime is how long a draining edge says so before it stops listening: clients hear a 503 and not a cut connection.
 const noticeTime = 200 * time.Millisecond
 
 func newEdge(cfg Config) *edge {
-	e := &edge{Config: cfg, flights: newFlights(), metrics: newMetrics(cfg.Metrics), gate: newGate(), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
+	e := &edge{Config: cfg, life: context.Background(), flights: newFlights(), metrics: newMetrics(cfg.Metrics), gate: newGate(), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
 	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
 	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
+	e.guards = &batch.Group[*flight, store.Entry]{Most: groupSize, Write: e.writeGuards, Size: e.metrics.group("guard")}
+	e.announces = &batch.Group[announcement, struct{}]{Most: groupSize, Write: e.writeAnnouncements, Size: e.metrics.group("announce")}
 	return e
 }
 
@@ -112,6 +123,7 @@ func Run(ctx context.Context, cfg Config) error {
 	// Watchers and the decisions' inbox outlive ctx, so that requests under way still hear their answer while draining.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	e.life = life
 	watch := func(context.Context) error {
 		return streams.Watch(life, e.Conn, e.Log, e.directory.reload, streams.TopicKeys, streams.TopicTenants)
 	}
@@ -136,6 +148,9 @@ func Run(ctx context.Context, cfg Config) error {
 	err = e.serve(ctx, leave)
 	e.claims.Close()
 	e.publishes.Close()
+	e.land()
+	e.guards.Close()
+	e.announces.Close()
 	end()
 	side.Wait()
 	return err
@@ -196,6 +211,17 @@ func (e *edge) serve(ctx context.Context, leaveIntake func()) error {
 func (e *edge) drain() {
 	e.draining.Store(true)
 	e.Health.Set("edge", "draining")
+}
+
+// land waits until what was accepted here is decided, by the pipeline or by the guard, whose time comes before the deadline.
+func (e *edge) land() {
+	grace, cancel := context.WithTimeout(e.life, landTime)
+	defer cancel()
+	for e.Decider != nil {
+		if n, _ := e.flights.load(); n == 0 || stage.Sleep(grace, watchEvery/10) != nil {
+			return
+		}
+	}
 }
 
 // hear ends the flight of a decision that persist tells of.

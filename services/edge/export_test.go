@@ -22,6 +22,7 @@ type Served struct{ e *edge }
 // Serve makes the first key and reads the directory; what it writes goes to cfg's stores and broker.
 func Serve(ctx context.Context, cfg Config) (Served, error) {
 	e := newEdge(cfg)
+	e.life = ctx
 	if err := e.bootstrap(ctx); err != nil {
 		return Served{}, err
 	}
@@ -44,6 +45,8 @@ func (s Served) Drain() { s.e.drain() }
 func (s Served) Close() {
 	s.e.claims.Close()
 	s.e.publishes.Close()
+	s.e.guards.Close()
+	s.e.announces.Close()
 }
 
 // The parts with rules of their own.
@@ -68,10 +71,13 @@ func EndpointFaults(body string) error {
 }
 
 // Flights is the book of what is under way.
-type Flights struct{ f *flights }
+type Flights struct {
+	f    *flights
+	runs map[store.Key]int
+}
 
 // NewFlights returns an empty book.
-func NewFlights() Flights { return Flights{newFlights()} }
+func NewFlights() Flights { return Flights{newFlights(), map[store.Key]int{}} }
 
 // Board takes a seat.
 func (f Flights) Board(most int) bool { return f.f.board(most) }
@@ -79,9 +85,11 @@ func (f Flights) Board(most int) bool { return f.f.board(most) }
 // Leave gives it back.
 func (f Flights) Leave() { f.f.leave() }
 
-// Start returns the channel that ends with the decision.
+// Start is the next run of key; it returns the channel that ends with the decision.
 func (f Flights) Start(key store.Key, accepted, deadline time.Time) (done <-chan struct{}, event func() []byte, fresh bool) {
-	x, fresh := f.f.start(key, accepted, deadline)
+	f.runs[key]++
+	s := store.Claim{Key: key, Run: f.runs[key], AcceptedAt: accepted, Deadline: deadline}.Headless()
+	x, fresh := f.f.start(s, "")
 	return x.done, func() []byte { return x.event }, fresh
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"crivo/services/store"
+	"crivo/streams/event"
 )
 
 // flights are the transactions that this edge accepted and has not yet heard a decision of. They are what admission counts
@@ -17,11 +18,14 @@ type flights struct {
 }
 
 type flight struct {
-	accepted time.Time
-	expires  time.Time
-	done     chan struct{} // closed once event is set
-	event    []byte
+	submitted event.Submitted // its newest run
+	trace     string
+	done      chan struct{} // closed once event is set
+	event     []byte
 }
+
+func (x *flight) accepted() time.Time { return x.submitted.AcceptedAt.Time }
+func (x *flight) expires() time.Time  { return x.submitted.Deadline.Add(lostAfter) }
 
 // lostAfter is how long past its deadline a flight is given up: its wake-up was lost, or the sweep has it now.
 const lostAfter = 5 * time.Second
@@ -47,19 +51,30 @@ func (f *flights) leave() {
 }
 
 // start tracks a transaction; a repeat joins the flight that is there, and a renewed deadline is its own.
-func (f *flights) start(key store.Key, accepted, deadline time.Time) (x *flight, fresh bool) {
+func (f *flights) start(s event.Submitted, trace string) (x *flight, fresh bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	expires := deadline.Add(lostAfter)
+	key := store.Key{Tenant: s.Tenant, ID: s.ID}
 	if x, ok := f.byKey[key]; ok {
-		if expires.After(x.expires) {
-			x.accepted, x.expires = accepted, expires
+		if s.Run > x.submitted.Run {
+			x.submitted, x.trace = s, trace
 		}
 		return x, false
 	}
-	x = &flight{accepted: accepted, expires: expires, done: make(chan struct{})}
+	x = &flight{submitted: s, trace: trace, done: make(chan struct{})}
 	f.byKey[key] = x
 	return x, true
+}
+
+// due tells how long the guard still leaves a flight alone, and its newest run; false when it has landed or is given up.
+func (f *flights) due(x *flight, now time.Time) (wait time.Duration, s event.Submitted, flying bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s = x.submitted
+	if f.byKey[store.Key{Tenant: s.Tenant, ID: s.ID}] != x || now.After(x.expires()) {
+		return 0, s, false
+	}
+	return guardAt(s).Sub(now), s, true
 }
 
 // get returns the flight of key, nil when there is none.
@@ -80,7 +95,7 @@ func (f *flights) heard(key store.Key, event []byte, now time.Time) {
 	delete(f.byKey, key)
 	x.event = event
 	close(x.done)
-	f.latency += (now.Sub(x.accepted) - f.latency) / 16
+	f.latency += (now.Sub(x.accepted()) - f.latency) / 16
 }
 
 // drop ends a flight that never took off; whoever joined it reads the store.
@@ -96,7 +111,7 @@ func (f *flights) late(t time.Time, most int) []store.Key {
 	defer f.mu.Unlock()
 	var out []store.Key
 	for key, x := range f.byKey {
-		if x.accepted.Before(t) && len(out) < most {
+		if x.accepted().Before(t) && len(out) < most {
 			out = append(out, key)
 		}
 	}
@@ -108,7 +123,7 @@ func (f *flights) expire(now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for key, x := range f.byKey {
-		if now.After(x.expires) {
+		if now.After(x.expires()) {
 			delete(f.byKey, key)
 		}
 	}

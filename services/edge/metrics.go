@@ -12,6 +12,7 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
 	groups   *prometheus.HistogramVec
+	guarded  *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -22,8 +23,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "crivo_edge_in_flight", Help: "Accepted here and not yet heard decided."}),
 		groups: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "crivo_edge_group_size", Help: "Items written together.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 8)}, []string{"group"}),
+		guarded: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "crivo_guard_total",
+			Help: "Transactions that the pipeline was late with: decided by the guard, found decided before, refused by the store, or unknown."}, []string{"outcome"}),
 	}
-	reg.MustRegister(m.requests, m.duration, m.inFlight, m.groups)
+	reg.MustRegister(m.requests, m.duration, m.inFlight, m.groups, m.guarded)
 	return m
 }
 

@@ -109,6 +109,13 @@ func (s *transactions) Raise(ctx context.Context, r store.Raise) (store.Entry, e
 	return s.Transactions.Raise(ctx, r)
 }
 
+func (s *transactions) Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error) {
+	if err := s.hook(ctx, "decide"); err != nil {
+		return nil, err
+	}
+	return s.Transactions.Decide(ctx, decides)
+}
+
 func (s *transactions) Ping(ctx context.Context) error {
 	if err := s.hook(ctx, "ping"); err != nil {
 		return err

@@ -48,11 +48,28 @@ func (h History) reaches(at time.Time, span time.Duration) bool {
 	return h.Known && !at.Add(-span).Before(h.Since)
 }
 
+// Count adds an event to what was read as of its time.
+func (h *History) Count(e Event) {
+	for w := range h.Counts {
+		h.Counts[w]++
+		h.Sums[w] += e.Amount
+	}
+	if h.First.IsZero() || e.At.Before(h.First) {
+		h.First = time.UnixMilli(e.At.UnixMilli())
+	}
+}
+
 // Features keeps entities' histories.
 type Features interface {
 	// Apply adds each event once and returns the histories of its entities as of its own time, in order. A repeat adds
 	// nothing and reads the same windows. An error means that any of the events may not have been added.
 	Apply(ctx context.Context, events []Event) ([][]History, error)
+}
+
+// Reader reads histories and adds nothing to them.
+type Reader interface {
+	// Peek returns what Apply would.
+	Peek(ctx context.Context, events []Event) ([][]History, error)
 }
 
 // Config is what the service needs.
@@ -95,29 +112,37 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 		if out[i].Err != nil {
 			continue
 		}
-		e := event.Enriched{Submitted: ins[i], RuleSet: s.RuleSet(), Degraded: []string{}}
-		if err != nil {
-			e.Features, e.Degraded = values(events[k], make([]History, len(events[k].Entities))), append(e.Degraded, "features: unavailable")
-		} else {
-			e.Features = values(events[k], histories[k])
-			if incomplete(e.Features) {
-				e.Degraded = append(e.Degraded, "features: incomplete")
-			}
+		var of []History
+		if err == nil {
+			of = histories[k]
 		}
+		out[i].Outputs, out[i].Err = streams.Announce(idents[i], streams.EventEnriched, Add(ins[i], events[k], of, s.RuleSet()))
 		k++
-		out[i].Outputs, out[i].Err = streams.Announce(idents[i], streams.EventEnriched, e)
 	}
 	return out
 }
 
-// patience is what the feature store gets: 5 % of the usual deadline of 2 s.
-const patience = 100 * time.Millisecond
+// Add is a transaction with what its entities' histories tell; nil are those of a store that did not answer.
+func Add(in event.Submitted, e Event, histories []History, set txn.RuleSet) event.Enriched {
+	out := event.Enriched{Submitted: in, RuleSet: set, Degraded: []string{}}
+	if histories == nil {
+		out.Features, out.Degraded = values(e, make([]History, len(e.Entities))), append(out.Degraded, "features: unavailable")
+		return out
+	}
+	if out.Features = values(e, histories); incomplete(out.Features) {
+		out.Degraded = append(out.Degraded, "features: incomplete")
+	}
+	return out
+}
+
+// Patience is what the feature store gets: 5 % of the usual deadline of 2 s.
+const Patience = 100 * time.Millisecond
 
 func (s Stage) apply(ctx context.Context, events []Event) ([][]History, error) {
 	if len(events) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	return s.Features.Apply(ctx, events)
 }

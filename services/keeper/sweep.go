@@ -64,7 +64,7 @@ func (k *keeper) lacking(ctx context.Context, stream jetstream.Stream, batch []j
 		if err != nil {
 			continue // a decision that this version cannot read is a later version's
 		}
-		out = append(out, decideOf(d, m.Data))
+		out = append(out, store.DecideOf(d, m.Data))
 	}
 	return out, nil
 }
@@ -90,16 +90,6 @@ func identities(batch []jetstream.Msg) (keys []store.Key, first map[store.Key]ui
 		}
 	}
 	return keys, first, last, nil
-}
-
-func decideOf(d event.Decided, data []byte) store.Decide {
-	codes := make([]string, len(d.Verdict.Reasons))
-	for i, r := range d.Verdict.Reasons {
-		codes[i] = r.Code
-	}
-	return store.Decide{Event: data, Decision: d.Verdict.Decision, Reasons: codes, Tokens: store.Tokens(&d.Tx), DecidedAt: d.DecidedAt.Time,
-		Claim: store.Claim{Key: store.Key{Tenant: d.Tenant, ID: d.ID}, Digest: d.Digest, Run: d.Run, ClaimedAt: d.ClaimedAt.Time,
-			AcceptedAt: d.AcceptedAt.Time, Deadline: d.Deadline.Time}}
 }
 
 // sweep starts claims again whose deadline passed and that nobody decided: the run is raised and the transaction published anew.
@@ -169,11 +159,11 @@ func deadline(t store.Tenant) time.Duration { return time.Duration(t.DeadlineMS)
 // again is the submission of a claim under its present run. The claim's new deadline paces the sweep; the event keeps the one
 // that was promised, so that the decision is marked late.
 func again(e store.Entry, promised time.Time, zone string) (stage.Output, error) {
-	s := event.Submitted{Schema: event.Schema, Tenant: e.Tenant, ID: e.ID, Run: e.Run, ClaimedAt: txn.At(e.ClaimedAt),
-		AcceptedAt: txn.At(e.AcceptedAt), Deadline: txn.At(promised), Digest: e.Digest, TimeZone: zone}
-	if err := e.Transaction(&s.Tx); err != nil {
+	s, err := e.Submitted()
+	if err != nil {
 		return stage.Output{}, err
 	}
+	s.Deadline, s.TimeZone = txn.At(promised), zone
 	data, err := event.Encode(s)
 	if err != nil {
 		return stage.Output{}, err
@@ -184,8 +174,8 @@ func again(e store.Entry, promised time.Time, zone string) (stage.Output, error)
 // unreadable gets a claim decided whose body cannot be read any more: a verdict of review, as for a message that was buried.
 func unreadable(e store.Entry, promised time.Time) (stage.Output, error) {
 	var s event.Scored
-	s.Submitted = event.Submitted{Schema: event.Schema, Tenant: e.Tenant, ID: e.ID, Run: e.Run, ClaimedAt: txn.At(e.ClaimedAt),
-		AcceptedAt: txn.At(e.AcceptedAt), Deadline: txn.At(promised), Digest: e.Digest}
+	s.Submitted = e.Headless()
+	s.Deadline = txn.At(promised)
 	s.Verdict = streams.Fault("keeper", stage.CauseDecode, txn.RuleSet{})
 	data, err := event.Encode(s)
 	if err != nil {

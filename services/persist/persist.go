@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/nats-io/nats.go"
 
@@ -90,21 +91,15 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 func (s Stage) decide(in event.Scored) (store.Decide, error) {
 	now := txn.At(s.Clock.Now())
 	by := event.ByPipeline
-	codes := make([]string, len(in.Verdict.Reasons))
-	for i, r := range in.Verdict.Reasons {
-		codes[i] = r.Code
-		if r.Code == streams.Faulted {
-			by = event.ByBurial
-		}
+	if slices.ContainsFunc(in.Verdict.Reasons, func(r txn.Reason) bool { return r.Code == streams.Faulted }) {
+		by = event.ByBurial
 	}
 	d := event.Decided{Scored: in, By: by, DecidedAt: now, Late: now.After(in.Deadline.Time)}
 	data, err := event.Encode(d)
 	if err != nil {
 		return store.Decide{}, stage.Reject(err)
 	}
-	return store.Decide{Event: data, Decision: in.Verdict.Decision, Reasons: codes, Tokens: store.Tokens(&in.Tx), DecidedAt: now.Time,
-		Claim: store.Claim{Key: store.Key{Tenant: in.Tenant, ID: in.ID}, Digest: in.Digest, Run: in.Run, ClaimedAt: in.ClaimedAt.Time,
-			AcceptedAt: in.AcceptedAt.Time, Deadline: in.Deadline.Time}}, nil
+	return store.DecideOf(d, data), nil
 }
 
 var errDigest = errors.New("the claim under this id belongs to another body")
@@ -147,7 +142,7 @@ func (s Stage) bury(ctx context.Context, b stage.Burial, letter func(context.Con
 		return append(out, s.announce(ident, store.Outcome{Status: store.DecidedBefore, Entry: entry}).Outputs...), nil
 	}
 	scored := event.Scored{Verdict: streams.Fault(b.Step, b.Cause, txn.RuleSet{})}
-	scored.Submitted, err = submitted(entry)
+	scored.Submitted, err = entry.Submitted()
 	if err != nil {
 		return nil, err
 	}
@@ -164,10 +159,4 @@ func (s Stage) bury(ctx context.Context, b stage.Burial, letter func(context.Con
 	}
 	res := s.announce(ident, outcomes[0])
 	return append(out, res.Outputs...), nil
-}
-
-func submitted(e store.Entry) (event.Submitted, error) {
-	out := event.Submitted{Schema: event.Schema, Tenant: e.Tenant, ID: e.ID, Run: e.Run, ClaimedAt: txn.At(e.ClaimedAt),
-		AcceptedAt: txn.At(e.AcceptedAt), Deadline: txn.At(e.Deadline), Digest: e.Digest}
-	return out, e.Transaction(&out.Tx)
 }

@@ -30,13 +30,18 @@ type Stage struct {
 	Engine string
 }
 
+// New returns the step's core.
+func New(rules *rules.Live, engine string) (Stage, error) {
+	where, err := time.LoadLocation(zone)
+	return Stage{rules, where, engine}, err
+}
+
 // Run scores until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
-	where, err := time.LoadLocation(zone)
+	s, err := New(cfg.Rules, cfg.Engine)
 	if err != nil {
 		return err
 	}
-	s := Stage{cfg.Rules, where, cfg.Engine}
 	return streams.Runner(cfg.Shell, streams.Score, streams.Step(streams.EventScored, 1, s.Handle), nil).Run(ctx)
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"crivo/pkg/txn"
+	"crivo/streams/event"
 )
 
 // ErrNotFound is returned where a single thing was asked for and there is none.
@@ -187,10 +188,28 @@ type Act struct {
 	Detail map[string]any `json:"detail,omitzero"` // never a secret, never personal data
 }
 
-// Transaction reads the sealed transaction that an undecided entry holds.
-func (e Entry) Transaction(into *txn.Sealed) error {
-	if err := json.Unmarshal(e.Body, into); err != nil {
-		return fmt.Errorf("claim %s/%s: body unreadable", e.Tenant, e.ID)
+// Submitted is the event that announces an undecided claim under its present run; its body must be readable.
+func (c Claim) Submitted() (event.Submitted, error) {
+	s := c.Headless()
+	if err := json.Unmarshal(c.Body, &s.Tx); err != nil {
+		return s, fmt.Errorf("claim %s/%s: body unreadable", c.Tenant, c.ID)
 	}
-	return nil
+	return s, nil
+}
+
+// Headless is Submitted without the transaction, for a claim whose body cannot be read.
+func (c Claim) Headless() event.Submitted {
+	return event.Submitted{Schema: event.Schema, Tenant: c.Tenant, ID: c.ID, Run: c.Run, ClaimedAt: txn.At(c.ClaimedAt),
+		AcceptedAt: txn.At(c.AcceptedAt), Deadline: txn.At(c.Deadline), Digest: c.Digest}
+}
+
+// DecideOf asks for d, whose bytes are data, to be the decision.
+func DecideOf(d event.Decided, data []byte) Decide {
+	codes := make([]string, len(d.Verdict.Reasons))
+	for i, r := range d.Verdict.Reasons {
+		codes[i] = r.Code
+	}
+	return Decide{Event: data, Decision: d.Verdict.Decision, Reasons: codes, Tokens: Tokens(&d.Tx), DecidedAt: d.DecidedAt.Time,
+		Claim: Claim{Key: Key{Tenant: d.Tenant, ID: d.ID}, Digest: d.Digest, Run: d.Run, ClaimedAt: d.ClaimedAt.Time,
+			AcceptedAt: d.AcceptedAt.Time, Deadline: d.Deadline.Time}}
 }

@@ -33,8 +33,16 @@ type Stage struct {
 	Now  func() time.Time
 }
 
-// Run checks until ctx ends. The list's file is read again whenever it changes.
+// Run checks until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
+	s, wait := Open(ctx, cfg)
+	err := streams.Runner(cfg.Shell, streams.Validate, streams.Step(streams.EventValidated, 1, s.Handle), nil).Run(ctx)
+	wait()
+	return err
+}
+
+// Open returns the step's core. The list's file is read again whenever it changes, until ctx ends; wait returns after that.
+func Open(ctx context.Context, cfg Config) (s Stage, wait func()) {
 	list := newList(cfg.Blocklist, cfg.Clock.Now, cfg.Log)
 	list.reload()
 	watching := make(chan struct{})
@@ -44,10 +52,7 @@ func Run(ctx context.Context, cfg Config) error {
 			list.reload()
 		}
 	}()
-	s := Stage{List: list.current, Keys: cfg.Keys, Now: cfg.Clock.Now}
-	err := streams.Runner(cfg.Shell, streams.Validate, streams.Step(streams.EventValidated, 1, s.Handle), nil).Run(ctx)
-	<-watching
-	return err
+	return Stage{List: list.current, Keys: cfg.Keys, Now: cfg.Clock.Now}, func() { <-watching }
 }
 
 // Handle checks one transaction. It must be safe to call twice with the same input.

@@ -197,7 +197,7 @@ func (c *Cluster) service(name string, number int) error {
 	var env []string
 	switch name {
 	case "edge":
-		args = append(append(append(append(args, mongo...), keyset...), allow...), "--http", addresses[1])
+		args = append(append(append(append(args, mongo...), keyset...), allow...), "--http", addresses[1], "--redis-url", c.o.RedisURL)
 		env = []string{"CRIVO_API_KEY_FILE=" + c.file("secrets/api-key")}
 		c.Edges = append(c.Edges, addresses[1])
 		c.URL = "http://" + c.Edges[0]

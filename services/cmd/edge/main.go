@@ -11,15 +11,21 @@ import (
 
 	"crivo/pkg/app"
 	"crivo/pkg/seal"
+	"crivo/services/decide"
 	"crivo/services/edge"
 	"crivo/services/process"
+	"crivo/services/rules"
 	"crivo/services/store/mongo"
+	"crivo/services/store/redis"
+	"crivo/services/validate"
 )
 
 type settings struct {
 	process.Common
 	process.Mongo
+	process.Redis
 	process.Keyset
+	process.Lists
 	process.Door
 	process.Allowed
 }
@@ -43,13 +49,27 @@ func (s *settings) run(ctx context.Context, shell app.Shell) error {
 		return err
 	}
 	defer func() { _ = db.Close(context.Background()) }()
+	set, err := rules.Default()
+	if err != nil {
+		return err
+	}
+	client, err := redis.Open(redis.Options{URL: s.RedisURL.Reveal(), Log: shell.Log})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	core, wait, err := decide.Open(ctx, client.Features(), rules.NewLive(set), validate.Config{Shell: shell, Blocklist: s.Blocklist, Keys: keys}, process.Version)
+	if err != nil {
+		return err
+	}
+	defer wait()
 	door, err := net.Listen("tcp", s.HTTP)
 	if err != nil {
 		return fmt.Errorf("API address: %w (--http)", err)
 	}
 	shell.Log.Info().Stringer("http", door.Addr()).Msg("listening")
 	registry := db.Registry()
-	return edge.Run(ctx, edge.Config{Shell: shell, Listener: door, TLS: certificate, InsecureHTTP: s.InsecureHTTP, Transactions: db.Transactions(),
+	return edge.Run(ctx, edge.Config{Shell: shell, Listener: door, TLS: certificate, InsecureHTTP: s.InsecureHTTP, Transactions: db.Transactions(), Decider: core.Guard,
 		Registry: registry, Deliveries: db.Deliveries(), Keys: keys, Audit: registry.Record, Instance: strings.ToLower(rand.Text()),
 		MaxInFlight: s.MaxInFlight, BootstrapKey: s.APIKey.Reveal(), Allow: s.WebhookAllow, Version: process.Version})
 }

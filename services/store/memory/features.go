@@ -113,6 +113,17 @@ func (f *Features) Apply(_ context.Context, events []enrich.Event) ([][]enrich.H
 	return out, nil
 }
 
+// Peek returns what Apply would.
+func (f *Features) Peek(_ context.Context, events []enrich.Event) ([][]enrich.History, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := make([][]enrich.History, len(events))
+	for i, e := range events {
+		out[i] = f.state.peek(e)
+	}
+	return out, nil
+}
+
 // Close ends the folding and closes the tail.
 func (f *Features) Close() error {
 	f.folding.Wait()
@@ -144,6 +155,23 @@ func (s *state) apply(e enrich.Event) []enrich.History {
 			h.add(at, e.Amount)
 		}
 		out[i] = h.read(at)
+	}
+	return out
+}
+
+// peek reads the windows as if an event had been counted.
+func (s *state) peek(e enrich.Event) []enrich.History {
+	_, before := s.Applied[idOf(e.Key)]
+	at := e.At.UnixMilli()
+	out := make([]enrich.History, len(e.Entities))
+	for i, entity := range e.Entities {
+		h := s.Entities[entity.Key]
+		if h == nil {
+			h = &history{First: at}
+		}
+		if out[i] = h.read(at); !before {
+			out[i].Count(e)
+		}
 	}
 	return out
 }

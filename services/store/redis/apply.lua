@@ -1,6 +1,7 @@
 -- Counts one event of one entity unless it was counted, and reads the windows that end at its time.
 --
 -- KEYS times, totals, marker. ARGV: id, time (ms), amount, span that events are kept for (ms), spans of the windows (ms) …
+-- An empty amount only reads: nothing is counted or written.
 --
 -- times  event id → time.
 -- totals event id → sum of its hour up to and including it; number of an hour → sum of all before that hour. An event's
@@ -11,7 +12,7 @@
 -- Sums are 64-bit integers that only the server and the caller add: a Lua number holds 53 bits.
 local times, totals, marker = KEYS[1], KEYS[2], KEYS[3]
 local id, at, amount, keep = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local hour = 3600000
+local hour, counts_it = 3600000, amount ~= ''
 
 local function field(t) return string.format('%d', math.floor(t / hour)) end
 local function next_hour(t) return (math.floor(t / hour) + 1) * hour end
@@ -72,16 +73,20 @@ local head = redis.call('HMGET', totals, 'first', 'base', newest[1] or 'none', n
 local first, base, sums = head[1], head[2], {head[3], head[4]}
 
 -- One key of the two without the other: the server dropped it, and the bucket is unknown until it is rebuilt.
-if (newest[1] ~= nil) ~= (first ~= false) then
-  redis.call('DEL', times, totals)
-  redis.call('HDEL', marker, 'epoch')
+local torn = (newest[1] ~= nil) ~= (first ~= false)
+if torn then
+  if counts_it then
+    redis.call('DEL', times, totals)
+    redis.call('HDEL', marker, 'epoch')
+  end
   newest, first, base, sums = {}, false, false, {}
 end
-local writes = redis.call('HINCRBY', marker, 'writes', 1)
-local state = redis.call('HMGET', marker, 'epoch', 'since')
+if counts_it then redis.call('HINCRBY', marker, 'writes', 1) end
+local state = redis.call('HMGET', marker, 'epoch', 'since', 'writes')
+if torn then state[1] = false end
 
 local horizon = math.floor((math.max(at, tonumber(newest[2] or at)) - keep) / hour) * hour
-local added = at >= horizon and redis.call('ZADD', times, 'NX', ARGV[2], id) == 1
+local added = counts_it and at >= horizon and redis.call('ZADD', times, 'NX', ARGV[2], id) == 1
 local latest = added and (not newest[1] or tonumber(newest[2]) < at)
 if latest then
   place(newest, sums, base)
@@ -96,7 +101,7 @@ elseif added then
   place(before, sums, base)
   shift(rank)
 end
-if not first or at < tonumber(first) then
+if counts_it and (not first or at < tonumber(first)) then
   first = ARGV[2]
   redis.call('HSET', totals, 'first', first)
 end
@@ -130,4 +135,5 @@ if added then
 end
 -- What happened before the horizon is not told any more, once something was forgotten or came too late to be counted.
 local lost = (at < horizon or base) and string.format('%d', horizon)
-return {state[1], state[2], lost, writes, first, counts, ends}
+local there = counts_it or redis.call('ZSCORE', times, id)
+return {state[1], state[2], lost, state[3], first, counts, ends, there and 1 or 0}

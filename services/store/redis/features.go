@@ -56,7 +56,7 @@ func (f *Features) Apply(ctx context.Context, events []enrich.Event) ([][]enrich
 	var answers []*goredis.Cmd
 	err := f.call(ctx, func(ctx context.Context) error {
 		var err error
-		answers, err = f.evaluate(ctx, events)
+		answers, err = f.evaluate(ctx, events, true)
 		return err
 	})
 	if err != nil {
@@ -81,16 +81,47 @@ func (f *Features) Apply(ctx context.Context, events []enrich.Event) ([][]enrich
 	return out, nil
 }
 
+// Peek returns what Apply would, in one round trip. It asks nothing of [Features.Mend]: a bucket that is complete says so.
+func (f *Features) Peek(ctx context.Context, events []enrich.Event) ([][]enrich.History, error) {
+	var answers []*goredis.Cmd
+	err := f.call(ctx, func(ctx context.Context) error {
+		var err error
+		answers, err = f.evaluate(ctx, events, false)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("features: %w", err)
+	}
+	out := make([][]enrich.History, len(events))
+	for i, e := range events {
+		out[i] = make([]enrich.History, len(e.Entities))
+		for j := range e.Entities {
+			r, err := read(answers[0])
+			if err != nil {
+				return nil, fmt.Errorf("features: %w", err)
+			}
+			answers = answers[1:]
+			if r.epoch == "" {
+				continue
+			}
+			if out[i][j] = r.history; !r.there {
+				out[i][j].Count(e)
+			}
+		}
+	}
+	return out, nil
+}
+
 // evaluate runs the script for every entity of every event, in order, and once more from the start where a server did not
 // have it yet: a repeat reads what the first run would have.
-func (f *Features) evaluate(ctx context.Context, events []enrich.Event) ([]*goredis.Cmd, error) {
-	answers, err := f.pipeline(ctx, events)
+func (f *Features) evaluate(ctx context.Context, events []enrich.Event, add bool) ([]*goredis.Cmd, error) {
+	answers, err := f.pipeline(ctx, events, add)
 	for _, a := range answers {
 		if goredis.HasErrorPrefix(a.Err(), "NOSCRIPT") {
 			if err := applyScript.Load(ctx, f.rdb).Err(); err != nil {
 				return nil, err
 			}
-			return f.pipeline(ctx, events)
+			return f.pipeline(ctx, events, add)
 		}
 	}
 	return answers, err
@@ -98,12 +129,16 @@ func (f *Features) evaluate(ctx context.Context, events []enrich.Event) ([]*gore
 
 var keep = 2 * enrich.Windows[len(enrich.Windows)-1].Span.Milliseconds()
 
-func (f *Features) pipeline(ctx context.Context, events []enrich.Event) ([]*goredis.Cmd, error) {
+func (f *Features) pipeline(ctx context.Context, events []enrich.Event, add bool) ([]*goredis.Cmd, error) {
 	pipe := f.rdb.Pipeline()
 	var answers []*goredis.Cmd
 	for _, e := range events {
 		id := sha256.Sum256([]byte(e.Key))
-		args := []any{id[:16], e.At.UnixMilli(), max(0, e.Amount), keep}
+		amount := ""
+		if add {
+			amount = strconv.FormatInt(max(0, e.Amount), 10)
+		}
+		args := []any{id[:16], e.At.UnixMilli(), amount, keep}
 		for _, w := range enrich.Windows {
 			args = append(args, w.Span.Milliseconds())
 		}
@@ -137,6 +172,7 @@ type result struct {
 	epoch   string
 	writes  uint64
 	history enrich.History
+	there   bool // the event is counted
 }
 
 var errAnswer = errors.New("redis: the script's answer has another shape")
@@ -146,7 +182,7 @@ func read(answer *goredis.Cmd) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	if len(all) != 7 {
+	if len(all) != 8 {
 		return result{}, errAnswer
 	}
 	counts, _ := all[5].([]any)
@@ -154,11 +190,14 @@ func read(answer *goredis.Cmd) (result, error) {
 	if len(counts) != len(enrich.Windows) || len(ends) != len(enrich.Windows)+1 {
 		return result{}, errAnswer
 	}
-	h := enrich.History{Known: true, Since: later(number(all[1]), number(all[2])), First: time.UnixMilli(number(all[4]))}
+	h := enrich.History{Known: true, Since: later(number(all[1]), number(all[2]))}
+	if first := number(all[4]); first != 0 {
+		h.First = time.UnixMilli(first)
+	}
 	for w := range counts {
 		h.Counts, h.Sums = append(h.Counts, number(counts[w])), append(h.Sums, sum(ends[0])-sum(ends[w+1]))
 	}
-	return result{epoch: text(all[0]), writes: uint64(number(all[3])), history: h}, nil
+	return result{epoch: text(all[0]), writes: uint64(number(all[3])), history: h, there: number(all[7]) == 1}, nil
 }
 
 // later returns the later of two times that may be absent.

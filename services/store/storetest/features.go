@@ -168,13 +168,30 @@ func atOnce(t *testing.T, handles []enrich.Features) {
 	}
 }
 
+// apply applies events; what is read of a single one before and after must be the same, by whoever only reads.
 func apply(t *testing.T, f enrich.Features, events []enrich.Event) [][]enrich.History {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	reader := f.(enrich.Reader)
+	before, err := reader.Peek(ctx, events)
+	if err != nil {
+		t.Fatal(err)
+	}
 	got, err := f.Apply(ctx, events)
 	if err != nil {
 		t.Fatal(err)
+	}
+	after, err := reader.Peek(ctx, events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(events) == 1 {
+		for when, peeked := range map[string][][]enrich.History{"before": before, "after": after} {
+			if diff := cmp.Diff(reaching(got[0], got[0], events[0].At), reaching(peeked[0], got[0], events[0].At)); diff != "" {
+				t.Fatalf("peeked %s %s: %s", when, events[0].Key, diff)
+			}
+		}
 	}
 	return got
 }

@@ -1,0 +1,87 @@
+// Package decide is the steps' pure cores in a row: what they would decide, without the pipeline between them. It reads
+// features and lists, asks no provider and changes nothing.
+package decide
+
+import (
+	"context"
+	"slices"
+
+	"crivo/pkg/stage"
+	"crivo/pkg/txn"
+	"crivo/services/enrich"
+	"crivo/services/rules"
+	"crivo/services/score"
+	"crivo/services/validate"
+	"crivo/streams"
+	"crivo/streams/event"
+)
+
+// Core is what the steps decide with.
+type Core struct {
+	Features enrich.Reader
+	RuleSet  func() txn.RuleSet
+	Validate validate.Stage
+	Score    score.Stage
+}
+
+// Open makes a core that follows the list's file until ctx ends; wait returns after that.
+func Open(ctx context.Context, features enrich.Reader, live *rules.Live, lists validate.Config, engine string) (c Core, wait func(), err error) {
+	c = Core{Features: features, RuleSet: func() txn.RuleSet { return live.Current().Ref() }}
+	if c.Score, err = score.New(live, engine); err != nil {
+		return c, nil, err
+	}
+	c.Validate, wait = validate.Open(ctx, lists)
+	return c, wait, nil
+}
+
+// Guard is the decision on transactions that the pipeline is late with, in order: see edge.Decider.
+func (c Core) Guard(ctx context.Context, txs []event.Submitted) []event.Scored {
+	events := make([]enrich.Event, len(txs))
+	for i, in := range txs {
+		events[i] = enrich.EventOf(in, 0)
+	}
+	histories := c.peek(ctx, events)
+	out := make([]event.Scored, len(txs))
+	for i, in := range txs {
+		var of []enrich.History
+		if histories != nil {
+			of = histories[i]
+		}
+		out[i] = c.one(ctx, in, events[i], of)
+	}
+	return out
+}
+
+// peek returns nil where the feature store does not answer in time.
+func (c Core) peek(ctx context.Context, events []enrich.Event) [][]enrich.History {
+	ctx, cancel := context.WithTimeout(ctx, enrich.Patience)
+	defer cancel()
+	histories, err := c.Features.Peek(ctx, events)
+	if err != nil {
+		return nil
+	}
+	return histories
+}
+
+// one decides a single transaction; one that makes a core panic gets what the pipeline would have given it, a review.
+func (c Core) one(ctx context.Context, in event.Submitted, e enrich.Event, histories []enrich.History) (out event.Scored) {
+	enriched := enrich.Add(in, e, histories, c.RuleSet())
+	enriched.Degraded = slices.Insert(enriched.Degraded, 0, "guard: pipeline late")
+	defer func() {
+		if recover() != nil {
+			out = faulted(enriched)
+		}
+	}()
+	validated, err := c.Validate.Handle(ctx, enriched)
+	if err != nil {
+		return faulted(enriched)
+	}
+	if out, err = c.Score.Handle(ctx, validated); err != nil {
+		return faulted(enriched)
+	}
+	return out
+}
+
+func faulted(in event.Enriched) event.Scored {
+	return event.Scored{Validated: event.Validated{Enriched: in, Checks: []txn.Check{}}, Verdict: streams.Fault("guard", stage.CausePanic, in.RuleSet)}
+}
