@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"crivo/pkg/failpoint"
 )
 
 // MaxAttempts is how many recorded runs a message gets before it is buried. Its first run, in a batch, is not recorded.
@@ -34,9 +36,11 @@ func (w *work) together(ctx context.Context, batch []input) {
 			w.failed(ctx, in, err, 0)
 		}
 	}
+	failpoint.Hit(w.Spec.Step, "computed")
 	if err := w.publish(ctx, outputs); err != nil {
 		return // the hard end of a drain: the broker delivers them again
 	}
+	failpoint.Hit(w.Spec.Step, "published")
 	for _, in := range done {
 		w.ack(in)
 	}
@@ -125,9 +129,11 @@ func (w *work) finish(ctx context.Context, in input, res Result, attempt int) {
 		w.failed(ctx, in, res.Err, attempt)
 		return
 	}
+	failpoint.Hit(w.Spec.Step, "computed")
 	if w.publish(ctx, res.Outputs) != nil {
 		return
 	}
+	failpoint.Hit(w.Spec.Step, "published")
 	if attempt > 0 {
 		_ = w.Attempts.Forget(ctx, attemptKey(w.Spec.Step, in.Sequence))
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"crivo/pkg/failpoint"
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 	"crivo/services/store"
@@ -72,6 +73,7 @@ func (e *edge) accept(ctx context.Context, tenant store.Tenant, body []byte, tra
 	case claimed.Err != nil:
 		return acceptance{}, fmt.Errorf("claim: %w", claimed.Err)
 	case claimed.Won:
+		failpoint.Hit("edge", "claimed")
 		return e.publish(ctx, tenant, claim, trace, false)
 	}
 	if same, err := txn.SameDigest(box, claimed.Entry.Digest, tx); err != nil || !same {
@@ -159,6 +161,7 @@ func (e *edge) publish(ctx context.Context, tenant store.Tenant, c store.Claim, 
 		}
 		return acceptance{}, refusal(err, errBroker)
 	}
+	failpoint.Hit("edge", "published")
 	return acceptance{key: c.Key, flight: f, replayed: replayed}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"crivo/pkg/failpoint"
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 	"crivo/services/store"
@@ -96,6 +97,7 @@ func (e *edge) writeGuards(xs []*flight) ([]store.Entry, error) {
 		e.metrics.guarded.WithLabelValues("unknown").Add(float64(len(decides)))
 		return nil, fmt.Errorf("guard: %w", err)
 	}
+	failpoint.Hit("guard", "written")
 	for k, o := range outcomes {
 		if o.Err != nil || !o.Entry.Decided() {
 			e.metrics.guarded.WithLabelValues("refused").Inc() // the pipeline buries it, or the sweep runs it again

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"crivo/pkg/app"
+	"crivo/pkg/failpoint"
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 	"crivo/streams"
@@ -144,7 +145,9 @@ func (s Stage) apply(ctx context.Context, events []Event) ([][]History, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
-	return s.Features.Apply(ctx, events)
+	histories, err := s.Features.Apply(ctx, events)
+	failpoint.Hit("enrich", "applied")
+	return histories, err
 }
 
 // EventOf reads the entities of a transaction: payer, payee, device and terminal, each by the best name that it has.

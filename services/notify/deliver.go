@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"crivo/pkg/failpoint"
 	"crivo/pkg/txn"
 	"crivo/services/store"
 	"crivo/streams"
@@ -35,6 +36,7 @@ func (n *notifier) deliver(row store.Delivery) {
 		return
 	}
 	res := n.client.post(n.hard, e, secrets, row, now)
+	failpoint.Hit("notify", "sent")
 	if n.hard.Err() != nil && res.status == 0 {
 		return // cut off by the shutdown: not the receiver's fault, the lease runs out
 	}

@@ -20,6 +20,7 @@ import (
 
 	"crivo/pkg/app"
 	"crivo/pkg/batch"
+	"crivo/pkg/failpoint"
 	"crivo/pkg/seal"
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
@@ -189,6 +190,7 @@ func (n *notifier) Handle(ctx context.Context, batch []stage.Message) []stage.Re
 		return out
 	}
 	added, err := n.Deliveries.Insert(ctx, rows)
+	failpoint.Hit("notify", "inserted")
 	if err != nil {
 		return unavailable(out, err)
 	}

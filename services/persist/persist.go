@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"crivo/pkg/app"
+	"crivo/pkg/failpoint"
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 	"crivo/services/store"
@@ -73,6 +74,7 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 		return out
 	}
 	outcomes, err := s.Transactions.Decide(ctx, decides)
+	failpoint.Hit("persist", "written")
 	for k, i := range at {
 		if err != nil {
 			out[i].Err = stage.Unavailable(err) // unknown: the repeat reads back

@@ -62,6 +62,7 @@ type Options struct {
 	Durability string    // empty: interval, since tests kill processes and not machines
 	NATS       bool      // listen for NATS clients
 	Args       []string  // more flags of up
+	Env        []string  // more of its environment
 	Log        io.Writer // what the process logs; nil drops it
 }
 
@@ -138,7 +139,7 @@ func (s *System) Restart(ctx context.Context) error {
 	}
 	s.process = exec.Command(binary, append([]string{"up", "--data", s.Data, "--http", strings.TrimPrefix(s.URL, "http://"),
 		"--ops", strings.TrimPrefix(s.Ops, "http://"), "--nats", nats, "--durability", durability, "--webhook-allow", "127.0.0.0/8"}, s.Args...)...)
-	s.process.Env = append(env, "CRIVO_API_KEY="+s.Key)
+	s.process.Env = append(append(env, "CRIVO_API_KEY="+s.Key), s.Env...)
 	s.process.Stderr = s.Log
 	if err := s.process.Start(); err != nil {
 		return err
@@ -174,6 +175,9 @@ func (s *System) ready(ctx context.Context) error {
 		}
 	}
 }
+
+// Exited is closed once the process has ended.
+func (s *System) Exited() <-chan struct{} { return s.exited }
 
 // PID is the running process's.
 func (s *System) PID() int { return s.process.Process.Pid }

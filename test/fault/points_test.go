@@ -1,0 +1,54 @@
+//go:build failpoints
+
+package fault_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"crivo/pkg/failpoint"
+	"crivo/test/system"
+)
+
+// A crash at every point that has a name, under load: what was answered 2xx has one decision after the next start.
+func TestE08CrashedAtEveryPointNothingIsLostOrDoubled(t *testing.T) {
+	s := system.New(t, system.Options{NATS: true})
+	r, err := s.Receive(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	l := newLedger(s)
+	for _, point := range failpoint.Names() {
+		if err := s.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		s.Env = []string{fmt.Sprintf("CRIVO_FAILPOINT=%s=kill@5", point)}
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatalf("%s: %v", point, err)
+		}
+		loading, stop := context.WithCancel(t.Context())
+		done := l.load(loading, 8)
+		resume := func() {}
+		if point == "guard.written" {
+			resume = pause(t, s)
+		}
+		select {
+		case <-s.Exited():
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%s was not passed", point)
+		}
+		s.Env = nil
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatalf("after %s: %v", point, err)
+		}
+		resume()
+		l.await(t, 20)
+		stop()
+		<-done
+		l.repeat(t, 20)
+	}
+	t.Logf("%d points, %d accepted and decided", len(failpoint.Names()), l.judge(t, r))
+}
