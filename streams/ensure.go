@@ -61,6 +61,11 @@ func (l Layout) Attempts() jetstream.KeyValueConfig {
 	return jetstream.KeyValueConfig{Bucket: AttemptsBucket, TTL: time.Hour, Storage: jetstream.FileStorage, Replicas: max(1, l.Replicas)}
 }
 
+// Leases is the bucket of leases.
+func (l Layout) Leases() jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{Bucket: LeasesBucket, TTL: LeaseTime, Storage: jetstream.FileStorage, Replicas: max(1, l.Replicas)}
+}
+
 // Ensure creates what is missing and updates what differs; it does nothing where all stands. It is safe to call at any time
 // and tells what it changed.
 func Ensure(ctx context.Context, js jetstream.JetStream, l Layout) ([]string, error) {
@@ -101,11 +106,14 @@ func Diff(ctx context.Context, js jetstream.JetStream, l Layout) ([]Change, erro
 		}
 		out = append(out, change...)
 	}
-	change, err := diffBucket(ctx, js, l.Attempts())
-	if err != nil {
-		return nil, fmt.Errorf("bucket %s: %w", AttemptsBucket, err)
+	for _, want := range []jetstream.KeyValueConfig{l.Attempts(), l.Leases()} {
+		change, err := diffBucket(ctx, js, want)
+		if err != nil {
+			return nil, fmt.Errorf("bucket %s: %w", want.Bucket, err)
+		}
+		out = append(out, change...)
 	}
-	return append(out, change...), nil
+	return out, nil
 }
 
 func diffBucket(ctx context.Context, js jetstream.JetStream, want jetstream.KeyValueConfig) ([]Change, error) {

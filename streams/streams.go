@@ -28,6 +28,12 @@ const (
 // AttemptsBucket is the KV bucket that counts attempts of messages that were delivered before.
 const AttemptsBucket = "ATTEMPTS"
 
+// LeasesBucket is the KV bucket of leases, each gone LeaseTime after it was last renewed.
+const (
+	LeasesBucket = "LEASES"
+	LeaseTime    = 5 * time.Second
+)
+
 // Events, the second token of a subject tx.<event>.<tenant>.
 const (
 	EventSubmitted = "submitted"

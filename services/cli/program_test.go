@@ -394,10 +394,10 @@ func TestStreamsAreProvisionedByHand(t *testing.T) {
 	}
 	defer s.Close()
 	dir, at := t.TempDir(), []string{"CRIVO_NATS_URL=" + s.URL()}
-	mustSay(t, crivo(t, dir, at, "streams", "show").out, "TX_SUBMITTED  missing", "KV_ATTEMPTS")
+	mustSay(t, crivo(t, dir, at, "streams", "show").out, "TX_SUBMITTED  missing", "KV_ATTEMPTS", "KV_LEASES")
 	first := crivo(t, dir, at, "streams", "apply", "--stream-bytes", "64MiB")
-	mustSay(t, first.out, "create stream TX_SUBMITTED\n", "create stream CONTROL\n", "create consumer notify\n", "create bucket ATTEMPTS\n")
-	if lines := strings.Count(first.out, "\n"); first.status != 0 || lines != 14 {
+	mustSay(t, first.out, "create stream TX_SUBMITTED\n", "create stream CONTROL\n", "create consumer notify\n", "create bucket ATTEMPTS\n", "create bucket LEASES\n")
+	if lines := strings.Count(first.out, "\n"); first.status != 0 || lines != 15 {
 		t.Errorf("%d lines, %+v", lines, first)
 	}
 	if got := crivo(t, dir, at, "streams", "diff", "--stream-bytes", "64MiB", "--json"); got.status != 0 || got.out != `{"changes":[]}`+"\n" {

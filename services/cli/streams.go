@@ -224,7 +224,7 @@ func readState(ctx context.Context, js jetstream.JetStream) (state, error) {
 	for _, stream := range streams.DefaultLayout.Streams() {
 		names = append(names, stream.Name)
 	}
-	for _, name := range append(names, "KV_"+streams.AttemptsBucket) {
+	for _, name := range append(names, "KV_"+streams.AttemptsBucket, "KV_"+streams.LeasesBucket) {
 		stream, err := js.Stream(ctx, name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			s.Missing = append(s.Missing, name)

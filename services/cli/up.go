@@ -355,6 +355,14 @@ func (u *upped) connect(name string, publish, subscribe []string) (*nats.Conn, j
 	return nc, js, err
 }
 
+// holder is the keeper's name: on a broker of its own no other process can be meant, and a start after a kill waits for nobody.
+func (u *upped) holder() string {
+	if u.broker == nil {
+		return ""
+	}
+	return "up"
+}
+
 // batchFrom is the embedded broker's own figure; of a real one nothing is known, and single publishes are never wrong.
 func (u *upped) batchFrom() int {
 	if u.broker == nil {

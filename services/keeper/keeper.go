@@ -1,9 +1,10 @@
 // Package keeper looks after the whole: it provisions streams and consumers, brings back into the flow what fell out of it, and
-// makes room where finished work fills a stream. One keeper works at a time.
+// makes room where finished work fills a stream. Of several keepers one works at a time, by lease; the others wait for theirs.
 package keeper
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"time"
 
@@ -32,6 +33,7 @@ type Config struct {
 	Layout       streams.Layout
 	Tenants      func(ctx context.Context) ([]store.Tenant, error) // for deadlines of new runs
 	Every        time.Duration                                     // between sweeps; 0: 5 s
+	Holder       string                                            // of the lease; empty: this process and no other
 }
 
 const (
@@ -51,6 +53,8 @@ type keeper struct {
 	metrics  *metrics
 	compared time.Time       // when the TX_DECIDED was made that has been compared with the store
 	said     map[string]bool // parts whose failure is in the log already
+	lease    lease
+	works    bool // this keeper holds the lease
 }
 
 // Run keeps until ctx ends.
@@ -58,16 +62,35 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Every == 0 {
 		cfg.Every = sweepEvery
 	}
-	k := &keeper{Config: cfg, metrics: newMetrics(cfg.Metrics), said: map[string]bool{}}
+	if cfg.Holder == "" {
+		cfg.Holder = rand.Text()
+	}
+	k := &keeper{Config: cfg, metrics: newMetrics(cfg.Metrics), said: map[string]bool{}, lease: lease{js: cfg.JS, holder: cfg.Holder}}
+	defer k.lease.release(ctx)
 	for n := 0; ctx.Err() == nil; n++ {
-		if n%looks == 0 {
+		provisioned := n%looks != 0 || k.provision(ctx)
+		switch began := k.holds(ctx); {
+		case !provisioned || !k.works:
+		case began || n%looks == 0:
 			k.round(ctx)
-		} else {
+		default:
 			k.failed("purge", k.purge(ctx))
 		}
 		_ = stage.Sleep(ctx, cfg.Every/looks)
 	}
 	return nil
+}
+
+// holds takes or renews the lease and tells whether this keeper's turn begins now. One that cannot reach the broker has none.
+func (k *keeper) holds(ctx context.Context) (began bool) {
+	before := k.works
+	works, err := k.lease.hold(ctx, time.Now())
+	k.works = works && !k.failed("lease", err)
+	if k.works != before {
+		k.Log.Info().Bool("works", k.works).Msg("keeper's turn")
+		k.metrics.turn(k.works)
+	}
+	return k.works && !before
 }
 
 // recent is how many of the newest decisions tell whether a store lacks any: it was lost, or is an older backup.
@@ -99,15 +122,17 @@ func Restore(ctx context.Context, cfg Config) error {
 	return k.putBack(ctx)
 }
 
-// round does everything once, in the order that a recovery needs.
-func (k *keeper) round(ctx context.Context) {
+// provision makes what is missing, whoever's turn it is: without streams there is no lease either.
+func (k *keeper) provision(ctx context.Context) bool {
 	done, err := streams.Ensure(ctx, k.JS, k.Layout)
 	for _, change := range done {
 		k.Log.Info().Str("change", change).Msg("provisioned")
 	}
-	if k.failed("provisioning", err) {
-		return
-	}
+	return !k.failed("provisioning", err)
+}
+
+// round does everything once, in the order that a recovery needs.
+func (k *keeper) round(ctx context.Context) {
 	// Not before: the sweep would have decided anew what has a decision already.
 	if !k.failed("putting decisions back", k.putBack(ctx)) {
 		k.failed("sweep", k.sweep(ctx))

@@ -8,6 +8,7 @@ import (
 type metrics struct {
 	finds   *prometheus.CounterVec
 	horizon *prometheus.GaugeVec
+	works   prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -17,8 +18,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		horizon: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "crivo_replay_horizon_seconds",
 			Help: "Unix time of the oldest message in a stream: replay reaches back to it."}, []string{"stream"}),
 	}
-	reg.MustRegister(m.finds, m.horizon)
+	m.works = prometheus.NewGauge(prometheus.GaugeOpts{Name: "crivo_keeper_works", Help: "1 in the keeper that has the lease, 0 in one that waits for it."})
+	reg.MustRegister(m.finds, m.horizon, m.works)
 	return m
+}
+
+func (m *metrics) turn(works bool) {
+	m.works.Set(0)
+	if works {
+		m.works.Set(1)
+	}
 }
 
 func (m *metrics) found(what string, n int) { m.finds.WithLabelValues(what).Add(float64(n)) }

@@ -24,7 +24,7 @@ var layout = streams.Layout{Replicas: 1, SubmittedBytes: 1 << 20}
 var everything = []string{"create stream TX_SUBMITTED", "create stream TX_ENRICHED", "create stream TX_VALIDATED", "create stream TX_SCORED",
 	"create stream TX_DECIDED", "create stream TX_LABELED", "create stream DEADLETTERS", "create stream CONTROL",
 	"create consumer enrich", "create consumer validate", "create consumer score", "create consumer persist", "create consumer notify",
-	"create bucket ATTEMPTS"}
+	"create bucket ATTEMPTS", "create bucket LEASES"}
 
 func TestEnsureMakesTheMapReal(t *testing.T) {
 	t.Parallel()
