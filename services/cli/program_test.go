@@ -340,7 +340,7 @@ func lookedAt(t *testing.T, dir, nats string) {
 		} `json:"consumers"`
 		Missing []string `json:"missing"`
 	}](t, crivo(t, dir, at, "streams", "show", "--json").out)
-	if len(shown.Streams) != 9 || len(shown.Consumers) != 5 || len(shown.Missing) != 0 {
+	if len(shown.Streams) != 10 || len(shown.Consumers) != 5 || len(shown.Missing) != 0 {
 		t.Fatalf("shown: %+v", shown)
 	}
 	if s := shown.Streams[0]; s.Name != "TX_SUBMITTED" || s.Messages != 1 || s.Budget == nil || *s.Budget != 2<<30 || s.Used == nil || *s.Used <= 0 || s.FirstAt == nil {

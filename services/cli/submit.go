@@ -216,6 +216,11 @@ func (s *submission) file(ctx context.Context, path string) error {
 	for range s.cmd.Workers {
 		lanes.Go(func() {
 			for row := range rows {
+				if ctx.Err() != nil { // handed out in the moment of the end
+					unsettled.Store(true)
+					continue
+				}
+				atomic.AddInt64(&s.sum.Read, 1)
 				if s.one(ctx, row) {
 					place.done(row.Number)
 					continue
@@ -302,7 +307,6 @@ func (s *submission) read(ctx context.Context, in *feed.Reader, place *place, ro
 		}
 		select {
 		case rows <- row:
-			atomic.AddInt64(&s.sum.Read, 1)
 		case <-ctx.Done():
 			return false, nil
 		}
