@@ -5,6 +5,7 @@ package decide
 import (
 	"context"
 	"slices"
+	"time"
 
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
@@ -40,7 +41,7 @@ func (c Core) Guard(ctx context.Context, txs []event.Submitted) []event.Scored {
 	for i, in := range txs {
 		events[i] = enrich.EventOf(in, 0)
 	}
-	histories := c.peek(ctx, events)
+	histories := c.peek(ctx, events, enrich.Patience(txs...))
 	out := make([]event.Scored, len(txs))
 	for i, in := range txs {
 		var of []enrich.History
@@ -53,8 +54,8 @@ func (c Core) Guard(ctx context.Context, txs []event.Submitted) []event.Scored {
 }
 
 // peek returns nil where the feature store does not answer in time.
-func (c Core) peek(ctx context.Context, events []enrich.Event) [][]enrich.History {
-	ctx, cancel := context.WithTimeout(ctx, enrich.Patience)
+func (c Core) peek(ctx context.Context, events []enrich.Event, patience time.Duration) [][]enrich.History {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	histories, err := c.Features.Peek(ctx, events)
 	if err != nil {

@@ -19,17 +19,15 @@ import (
 type Decider func(ctx context.Context, txs []event.Submitted) []event.Scored
 
 const (
-	// guardShare of the deadline is the pipeline's; what is undecided by then the edge decides on the spot.
-	guardShare = 0.75
 	// guardPause keeps a store that does not answer from being asked without a pause.
 	guardPause   = 100 * time.Millisecond
 	guardWrite   = 500 * time.Millisecond // for one group of decisions
 	announceTime = 2 * time.Second
 )
 
+// guardAt is when the flow has had its time; what is undecided by then the edge decides on the spot.
 func guardAt(s event.Submitted) time.Time {
-	budget := s.Deadline.Sub(s.AcceptedAt.Time)
-	return s.AcceptedAt.Add(time.Duration(guardShare * float64(budget)))
+	return s.AcceptedAt.Add(streams.Share(streams.ShareFlow, s.AcceptedAt.Time, s.Deadline.Time))
 }
 
 // watch has the guard look after a flight, until it has landed.

@@ -16,6 +16,9 @@ import (
 	"crivo/streams/event"
 )
 
+// guardsPause is how long the guard waits between two tries.
+const guardsPause = 100 * time.Millisecond
+
 // reviewing stands for the steps' cores: everything is reviewed.
 func reviewing(_ context.Context, txs []event.Submitted) []event.Scored {
 	out := make([]event.Scored, len(txs))
@@ -158,7 +161,7 @@ func TestTheGuardWaitsForARaisedRun(t *testing.T) {
 		b.store.breaks("decide", down)
 		b.post("x")
 		at := time.Now()
-		time.Sleep(3 * time.Second)
+		time.Sleep(3*time.Second + guardsPause/2) // between two tries of the guard
 		repeated := time.Now()
 		a, _ := b.ask(http.MethodPost, "/v1/transactions", paymentAt("x", at))
 		accepted(t, a, true)

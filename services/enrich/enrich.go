@@ -107,7 +107,7 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 			events = append(events, EventOf(ins[i], m.Sequence))
 		}
 	}
-	histories, err := s.apply(ctx, events)
+	histories, err := s.apply(ctx, events, Patience(ins...))
 	k := 0
 	for i := range batch {
 		if out[i].Err != nil {
@@ -136,14 +136,25 @@ func Add(in event.Submitted, e Event, histories []History, set txn.RuleSet) even
 	return out
 }
 
-// Patience is what the feature store gets: 5 % of the usual deadline of 2 s.
-const Patience = 100 * time.Millisecond
+// Patience is what the feature store gets for a batch: the share of the transaction that has the least time.
+func Patience(batch ...event.Submitted) time.Duration {
+	out := mostPatience
+	for _, s := range batch {
+		if d := streams.Share(streams.ShareEnrich, s.AcceptedAt.Time, s.Deadline.Time); d > 0 {
+			out = min(out, d)
+		}
+	}
+	return out
+}
 
-func (s Stage) apply(ctx context.Context, events []Event) ([][]History, error) {
+// mostPatience is the share of the longest deadline that a tenant may have.
+const mostPatience = 250 * time.Millisecond
+
+func (s Stage) apply(ctx context.Context, events []Event, patience time.Duration) ([][]History, error) {
 	if len(events) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	histories, err := s.Features.Apply(ctx, events)
 	failpoint.Hit("enrich", "applied")
