@@ -1,0 +1,103 @@
+package fault_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"path/filepath"
+	"testing"
+
+	"crivo/test/disk"
+	"crivo/test/system"
+)
+
+// onDisk starts a system whose disk forgets at will what was not synced.
+func onDisk(t *testing.T, durability string) (*system.System, *disk.Disk) {
+	t.Helper()
+	d, err := disk.Mount(t.TempDir())
+	if errors.Is(err, disk.ErrUnavailable) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Unmount(); err != nil {
+			t.Error(err)
+		}
+	})
+	return system.New(t, system.Options{Data: filepath.Join(d.Dir, "data"), NATS: true, Durability: durability}), d
+}
+
+// reset is what a power cut does: the process ends, and what the disk had not written is gone.
+func reset(t *testing.T, s *system.System, d *disk.Disk, keep func(int) int) (forgotten int64) {
+	t.Helper()
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	forgotten, err := d.Reset(keep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return forgotten
+}
+
+func TestF12ResetInMidStreamNothingThatWasAcceptedIsLost(t *testing.T) {
+	s, d := onDisk(t, "fsync")
+	r, err := s.Receive(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	l := newLedger(s)
+	loading, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := l.load(loading, 16)
+	forgotten := int64(0)
+	for n := range kills(t) {
+		l.await(t, 50+rand.IntN(100))
+		keep := func(int) int { return 0 }
+		if n%2 == 1 {
+			keep = func(n int) int { return rand.IntN(n + 1) }
+		}
+		forgotten += reset(t, s, d, keep)
+		l.repeat(t, 50)
+	}
+	stop()
+	<-done
+	l.repeat(t, 0)
+	t.Logf("%d resets, %d bytes forgotten, %d accepted and decided", kills(t), forgotten, l.judge(t, r))
+}
+
+// Without syncs a reset loses what was accepted, as the README says; this also shows that the disk forgets.
+func TestAResetLosesWhatWasNotSynced(t *testing.T) {
+	s, d := onDisk(t, "interval")
+	l := newLedger(s)
+	loading, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := l.load(loading, 8)
+	l.await(t, 100)
+	stop()
+	<-done
+	if forgotten := reset(t, s, d, func(int) int { return 0 }); forgotten == 0 {
+		t.Error("nothing was forgotten")
+	}
+	lost := 0
+	for id := range l.accepted {
+		a, err := s.Do(t.Context(), http.MethodGet, "/v1/transactions/"+id, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Status == http.StatusNotFound {
+			lost++
+		}
+	}
+	if lost == 0 {
+		t.Error("nothing was lost: the disk does not forget")
+	}
+	t.Logf("%d of %d lost", lost, len(l.accepted))
+}
