@@ -131,7 +131,10 @@ func (u *upped) drain() {
 	for _, s := range u.services {
 		u.settled(ctx, s.name)
 		s.stop()
-		<-s.done
+		select {
+		case <-s.done:
+		case <-ctx.Done(): // what is not done by then is done after the next start, as after a kill
+		}
 	}
 	u.log.Info().Bool("in_time", ctx.Err() == nil).Msg("drained")
 }
