@@ -105,6 +105,7 @@ type stores struct {
 	transactions store.Transactions
 	registry     store.Registry
 	deliveries   store.Deliveries
+	expirer      keeper.Expirer // nil: the deliveries go by themselves
 	features     interface {
 		enrich.Features
 		enrich.Reader
@@ -235,6 +236,7 @@ func (u *upped) openSQLite() error {
 	}
 	u.later(u.closing("deliveries", deliveries.Close))
 	u.stores.transactions, u.stores.registry, u.stores.deliveries = transactions, registry, deliveries
+	u.stores.expirer = deliveries
 	return nil
 }
 

@@ -26,6 +26,12 @@ type Transactions interface {
 	Undecided(ctx context.Context, keys []store.Key) ([]store.Key, error)
 }
 
+// Expirer is a store of deliveries that forgets old ones when told to.
+type Expirer interface {
+	// Expire forgets a bounded number of deliveries that have ended and were made before t, and tells how many.
+	Expire(ctx context.Context, before time.Time) (int, error)
+}
+
 // Config is what the service needs.
 type Config struct {
 	app.Shell
@@ -33,6 +39,7 @@ type Config struct {
 	Layout       streams.Layout
 	Tenants      func(ctx context.Context) ([]store.Tenant, error) // for deadlines of new runs
 	Every        time.Duration                                     // between sweeps; 0: 5 s
+	Deliveries   Expirer                                           // nil: the store forgets by itself
 	Holder       string                                            // of the lease; empty: this process and no other
 }
 
@@ -138,7 +145,21 @@ func (k *keeper) round(ctx context.Context) {
 		k.failed("sweep", k.sweep(ctx))
 	}
 	k.failed("announcing", k.announce(ctx))
+	k.failed("forgetting", k.forget(ctx))
 	k.failed("purge", k.purge(ctx))
+}
+
+// keepDeliveries is how long a delivery that has ended can be looked up.
+const keepDeliveries = 90 * 24 * time.Hour
+
+// forget drops some of what is kept for long enough; the next round goes on.
+func (k *keeper) forget(ctx context.Context) error {
+	if k.Deliveries == nil {
+		return nil
+	}
+	n, err := k.Deliveries.Expire(ctx, k.Clock.Now().Add(-keepDeliveries))
+	k.metrics.found("delivery forgotten", n)
+	return err
 }
 
 // failed logs a part of the round that did not work, once until it works again; the next round tries it again.

@@ -14,7 +14,7 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		finds: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "crivo_keeper_finds_total",
-			Help: "What the keeper mended: decision put back, claim run again, decision announced, messages purged."}, []string{"find"}),
+			Help: "What the keeper mended: decision put back, claim run again, decision announced, messages purged, delivery forgotten."}, []string{"find"}),
 		horizon: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "crivo_replay_horizon_seconds",
 			Help: "Unix time of the oldest message in a stream: replay reaches back to it."}, []string{"stream"}),
 	}

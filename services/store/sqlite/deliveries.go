@@ -53,6 +53,26 @@ const selectDue = `WITH RECURSIVE e (id) AS (
 	SELECT id FROM e WHERE EXISTS (
 		SELECT 1 FROM deliveries WHERE status = 'pending' AND endpoint = e.id AND next_at <= ? AND leased_until <= ?)`
 
+// expireEnded looks at the oldest rows only: nearly all of those have ended, and what is left over is looked at again.
+const expireEnded = `DELETE FROM deliveries WHERE number IN (
+	SELECT number FROM (SELECT number, created_at, status FROM deliveries ORDER BY number LIMIT 1000) WHERE created_at < ? AND status <> 'pending')`
+
+// Expire forgets up to a thousand rows that have ended and were made before t, the oldest first, and tells how many.
+func (d *Deliveries) Expire(ctx context.Context, before time.Time) (int, error) {
+	var n int64
+	err := d.group(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, expireEnded, before.UnixMilli())
+		if err == nil {
+			n, err = res.RowsAffected()
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("expire deliveries: %w", err)
+	}
+	return int(n), nil
+}
+
 // Insert adds rows that are absent, in one group.
 func (d *Deliveries) Insert(ctx context.Context, rows []store.Delivery) ([]bool, error) {
 	added := make([]bool, len(rows))

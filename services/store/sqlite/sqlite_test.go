@@ -477,3 +477,31 @@ func BenchmarkClaimAndDecide(b *testing.B) {
 		})
 	}
 }
+
+func TestDeliveriesThatHaveEndedAreForgottenOldestFirst(t *testing.T) {
+	s, err := sqlite.OpenDeliveries(filepath.Join(t.TempDir(), "d.db"), sqlite.Options{})
+	d := closing(t, s, err)
+	begin := time.UnixMilli(1_795_000_000_000)
+	var rows []store.Delivery
+	for i := range 1500 {
+		rows = append(rows, store.Delivery{ID: fmt.Sprint("dlv_", i), Tenant: "t", EndpointID: "e", TransactionID: "x", WebhookID: fmt.Sprint("msg_", i),
+			Type: "transaction.decided", Body: []byte("{}"), Status: store.Delivered, CreatedAt: begin.Add(time.Duration(i) * time.Second),
+			NextAttemptAt: begin, LeasedUntil: time.UnixMilli(0)})
+	}
+	rows[3].Status = store.Pending
+	if _, err := d.Insert(t.Context(), rows); err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for _, want := range []int{999, 300, 0} { // 1,300 rows are old enough, one of them is owed still
+		n, err := d.Expire(t.Context(), begin.Add(1300*time.Second))
+		if total += n; err != nil || n != want {
+			t.Errorf("forgot %d, want %d, %v", n, want, err)
+		}
+	}
+	for id, there := range map[string]bool{"dlv_0": false, "dlv_3": true, "dlv_1299": false, "dlv_1300": true} {
+		if _, err := d.Get(t.Context(), "t", id); (err == nil) != there {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}
