@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,6 +22,7 @@ type Disk struct {
 	Dir string // where it is mounted
 
 	server *fuse.Server
+	full   atomic.Bool
 	mu     sync.Mutex
 	files  map[uint64]*unsynced // by inode
 }
@@ -69,6 +71,9 @@ func Mount(folder string) (*Disk, error) {
 	}
 	return d, nil
 }
+
+// Fill has every write refused for want of space, until it is called with false.
+func (d *Disk) Fill(full bool) { d.full.Store(full) }
 
 // Unmount ends it.
 func (d *Disk) Unmount() error { return d.server.Unmount() }
@@ -237,6 +242,9 @@ func (h *handle) Read(_ context.Context, into []byte, at int64) (fuse.ReadResult
 
 // Write writes, and remembers how it was.
 func (h *handle) Write(_ context.Context, data []byte, at int64) (uint32, syscall.Errno) {
+	if h.disk.full.Load() {
+		return 0, syscall.ENOSPC
+	}
 	n, err := h.write(data, at)
 	if h.sync && err == nil {
 		h.disk.synced(h.ino)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"crivo/test/disk"
 	"crivo/test/system"
@@ -100,4 +101,46 @@ func TestAResetLosesWhatWasNotSynced(t *testing.T) {
 		t.Error("nothing was lost: the disk does not forget")
 	}
 	t.Logf("%d of %d lost", lost, len(l.accepted))
+}
+
+// The disk is full for a while: what cannot be kept is refused, what was accepted is decided once there is room and the program
+// was started again.
+func TestF07AFullDiskIsRefusedAndLosesNothing(t *testing.T) {
+	s, d := onDisk(t, "fsync")
+	r, err := s.Receive(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	l := newLedger(s)
+	loading, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := l.load(loading, 8)
+	l.await(t, 50)
+	d.Fill(true)
+	for give := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		row := l.next()
+		a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", row.Body)
+		if err == nil && a.Status == http.StatusServiceUnavailable {
+			break
+		}
+		if err == nil && a.Status/100 == 2 {
+			l.settle(row.ID)
+		}
+		if time.Now().After(give) {
+			t.Fatalf("never refused: %d %s %v", a.Status, a.Body, err)
+		}
+	}
+	d.Fill(false)
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.await(t, 20)
+	stop()
+	<-done
+	l.repeat(t, 50)
+	l.judge(t, r)
 }
