@@ -5,6 +5,7 @@ package app
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -66,33 +67,55 @@ func Until(ctx context.Context, s Shell, what string, do func(context.Context) e
 	}
 }
 
-// Health collects the reasons why a process is not ready. The zero value is ready.
+// Health collects the reasons why a process is not ready, and what it does its work without. The zero value is ready and lacks
+// nothing.
 type Health struct {
-	mu      sync.Mutex
-	reasons map[string]string
+	mu                sync.Mutex
+	reasons, degraded map[string]string
 }
 
 // Set says why part is not ready; an empty reason clears it.
-func (h *Health) Set(part, reason string) {
+func (h *Health) Set(part, reason string) { h.say(&h.reasons, part, reason) }
+
+// Degrade says what is wrong with a part that the process can do its work without; an empty text clears it.
+func (h *Health) Degrade(part, text string) { h.say(&h.degraded, part, text) }
+
+func (h *Health) say(parts *map[string]string, part, text string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if reason == "" {
-		delete(h.reasons, part)
+	if text == "" {
+		delete(*parts, part)
 		return
 	}
-	if h.reasons == nil {
-		h.reasons = map[string]string{}
+	if *parts == nil {
+		*parts = map[string]string{}
 	}
-	h.reasons[part] = reason
+	(*parts)[part] = text
 }
 
 // Reasons returns part → reason for all that is not ready; empty means ready.
-func (h *Health) Reasons() map[string]string {
+func (h *Health) Reasons() map[string]string { return h.said(&h.reasons) }
+
+// Degraded returns part → text for all that is missed and not needed.
+func (h *Health) Degraded() map[string]string { return h.said(&h.degraded) }
+
+func (h *Health) said(parts *map[string]string) map[string]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := make(map[string]string, len(h.reasons))
-	for k, v := range h.reasons {
-		out[k] = v
-	}
+	out := make(map[string]string, len(*parts))
+	maps.Copy(out, *parts)
 	return out
+}
+
+// Report is what /readyz tells: a status, and reasons and degraded parts where there are any.
+func (h *Health) Report() (ready bool, body map[string]any) {
+	reasons, degraded := h.Reasons(), h.Degraded()
+	body = map[string]any{"status": "ready"}
+	if len(reasons) > 0 {
+		body["status"], body["reasons"] = "not ready", reasons
+	}
+	if len(degraded) > 0 {
+		body["degraded"] = degraded
+	}
+	return len(reasons) == 0, body
 }

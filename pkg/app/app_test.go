@@ -38,6 +38,25 @@ func TestHealthKeepsTheReasonOfEachPart(t *testing.T) {
 	}
 }
 
+func TestWhatIsMissedAndNotNeededIsNoReason(t *testing.T) {
+	var h app.Health
+	h.Degrade("features", "away")
+	h.Degrade("cache", "away")
+	h.Degrade("cache", "")
+	h.Set("features", "")
+	if reasons := h.Reasons(); len(reasons) > 0 {
+		t.Errorf("not ready: %v", reasons)
+	}
+	if diff := cmp.Diff(map[string]string{"features": "away"}, h.Degraded()); diff != "" {
+		t.Error(diff)
+	}
+	h.Set("features", "being caught up")
+	h.Degrade("features", "")
+	if diff := cmp.Diff(map[string]string{"features": "being caught up"}, h.Reasons()); diff != "" || len(h.Degraded()) > 0 {
+		t.Error(diff, h.Degraded())
+	}
+}
+
 func get(t *testing.T, url string) (status int, header http.Header, body string) {
 	t.Helper()
 	res, err := http.Get(url)
@@ -65,26 +84,30 @@ func TestTheOperationsServer(t *testing.T) {
 	defer o.Close()
 	base := "http://" + o.Addr()
 	for name, tc := range map[string]struct {
-		path   string
-		reason string
-		status int
-		kind   string
-		body   string // part of it
+		path     string
+		reason   string
+		degraded string
+		status   int
+		kind     string
+		body     string // part of it
 	}{
-		"alive":              {"/livez", "", 200, "text/plain", "ok\n"},
-		"alive though not":   {"/livez", "down", 200, "text/plain", "ok\n"},
-		"ready":              {"/readyz", "", 200, "text/plain", "ok\n"},
-		"not ready":          {"/readyz", "down", 503, "application/json", `{"reasons":{"store":"down"},"status":"not ready"}` + "\n"},
-		"metrics":            {"/metrics", "", 200, "text/plain", "crivo_test_total 7\n"},
-		"the runtime's":      {"/metrics", "", 200, "text/plain", "go_goroutines "},
-		"profiles":           {"/debug/pprof/", "", 200, "text/html", "goroutine"},
-		"one profile":        {"/debug/pprof/goroutine?debug=1", "", 200, "text/plain", "goroutine profile"},
-		"the command line":   {"/debug/pprof/cmdline", "", 200, "text/plain", "test"},
-		"nothing elsewhere":  {"/", "", 404, "text/plain", "not found"},
-		"nothing under them": {"/livez/x", "", 404, "text/plain", "not found"},
+		"alive":              {"/livez", "", "", 200, "text/plain", "ok\n"},
+		"alive though not":   {"/livez", "down", "", 200, "text/plain", "ok\n"},
+		"ready":              {"/readyz", "", "", 200, "text/plain", "ok\n"},
+		"not ready":          {"/readyz", "down", "", 503, "application/json", `{"reasons":{"store":"down"},"status":"not ready"}` + "\n"},
+		"ready without":      {"/readyz", "", "away", 200, "application/json", `{"degraded":{"features":"away"},"status":"ready"}` + "\n"},
+		"not ready, without": {"/readyz", "down", "away", 503, "application/json", `{"degraded":{"features":"away"},"reasons":{"store":"down"},"status":"not ready"}` + "\n"},
+		"metrics":            {"/metrics", "", "", 200, "text/plain", "crivo_test_total 7\n"},
+		"the runtime's":      {"/metrics", "", "", 200, "text/plain", "go_goroutines "},
+		"profiles":           {"/debug/pprof/", "", "", 200, "text/html", "goroutine"},
+		"one profile":        {"/debug/pprof/goroutine?debug=1", "", "", 200, "text/plain", "goroutine profile"},
+		"the command line":   {"/debug/pprof/cmdline", "", "", 200, "text/plain", "test"},
+		"nothing elsewhere":  {"/", "", "", 404, "text/plain", "not found"},
+		"nothing under them": {"/livez/x", "", "", 404, "text/plain", "not found"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h.Set("store", tc.reason)
+			h.Degrade("features", tc.degraded)
 			status, header, body := get(t, base+tc.path)
 			if status != tc.status || !strings.HasPrefix(header.Get("Content-Type"), tc.kind) || !strings.Contains(body, tc.body) {
 				t.Errorf("%d %s %.200s", status, header.Get("Content-Type"), body)

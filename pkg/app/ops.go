@@ -60,20 +60,24 @@ func (o *Ops) Close() {
 	}
 }
 
-// ServeHTTP answers 200 when everything is ready, else 503 with each part's reason.
+// ServeHTTP answers 200 when everything needed is ready, else 503, with each part that is not well.
 func (h *Health) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	reasons := h.Reasons()
-	if len(reasons) == 0 {
+	ready, report := h.Report()
+	if len(report) == 1 { // its status alone
 		plain(w, http.StatusOK, "ok\n")
 		return
 	}
-	body, err := json.Marshal(map[string]any{"status": "not ready", "reasons": reasons}, json.Deterministic(true))
+	body, err := json.Marshal(report, json.Deterministic(true))
 	if err != nil {
-		body = []byte(`{"status":"not ready"}`)
+		body = []byte(`{}`)
+	}
+	status := http.StatusOK
+	if !ready {
+		status = http.StatusServiceUnavailable
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(http.StatusServiceUnavailable)
+	w.WriteHeader(status)
 	_, _ = w.Write(slices.Concat(body, []byte("\n")))
 }
 

@@ -214,11 +214,12 @@ func (e *edge) methodNotAllowed(router chi.Router) http.HandlerFunc {
 	}
 }
 
-// readyz says what is not ready, part by part.
+// readyz says what is not ready or missed, part by part.
 func (e *edge) readyz(w http.ResponseWriter, r *http.Request) {
-	status, out := http.StatusOK, map[string]any{"status": "ready"}
-	if reasons := e.Health.Reasons(); len(reasons) > 0 {
-		status, out = http.StatusServiceUnavailable, map[string]any{"status": "not ready", "reasons": reasons}
+	status := http.StatusOK
+	ready, out := e.Health.Report()
+	if !ready {
+		status = http.StatusServiceUnavailable
 	}
 	if err := answer(w, status, out); err != nil {
 		e.fail(w, r, err)

@@ -3,6 +3,7 @@ package enrich
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"crivo/pkg/stage"
@@ -25,53 +26,60 @@ var ErrElsewhere = errors.New("incomplete: another process rebuilds them")
 
 const (
 	mendEvery = 250 * time.Millisecond
-	// mendFirst is how long the flow waits for a store's first mending, so that a restart is no reason for unknown features.
-	// A store that is away, or has much to catch up on, is not waited for.
+	// mendFirst is how long the flow waits for a store to be whole, so that a start is no reason for unknown features. A store
+	// that is away, or has much to catch up on, is not waited for.
 	mendFirst = time.Second
 )
 
-// tend mends a shared store beside the flow, until the returned function is called.
+// tend mends a shared store beside the flow, until the returned function is called. It returns when the store is whole, or has
+// had its time.
 func tend(ctx context.Context, cfg Config) (end func()) {
 	shared, ok := cfg.Features.(Shared)
 	if !ok {
 		return func() {}
 	}
 	ctx, stop := context.WithCancel(ctx)
-	first, done := make(chan struct{}), make(chan struct{})
+	whole, done := make(chan struct{}), make(chan struct{})
+	first := sync.OnceFunc(func() { close(whole) })
+	cfg.Health.Set("features", "being made whole")
+	defer cfg.Health.Set("features", "")
 	go func() {
 		defer close(done)
 		m := mender{Config: cfg, shared: shared}
-		m.round(ctx)
-		close(first)
-		for stage.Sleep(ctx, mendEvery) == nil {
-			m.round(ctx)
+		for ctx.Err() == nil {
+			if m.round(ctx) {
+				first()
+			}
+			_ = stage.Sleep(ctx, mendEvery)
 		}
 	}()
 	patience := time.NewTimer(mendFirst)
 	defer patience.Stop()
 	select {
-	case <-first:
+	case <-whole:
 	case <-patience.C:
+	case <-ctx.Done():
 	}
 	return func() { stop(); <-done }
 }
 
-// mender says in the health and once in the log what a shared store lacks.
+// mender says in the health, and once in the log, what a shared store lacks.
 type mender struct {
 	Config
 	shared Shared
-	said   string // the kind of fault last told
+	said   bool // in the log
 }
 
-func (m *mender) round(ctx context.Context) {
+// round mends once and tells whether the store is whole.
+func (m *mender) round(ctx context.Context) bool {
 	s, err := sourceOf(ctx, m.Config)
 	if err == nil {
 		err = m.shared.Mend(ctx, s, func(ctx context.Context, after uint64) error { return m.replay(ctx, after, s) })
 	}
-	if ctx.Err() != nil {
-		return
+	if ctx.Err() == nil {
+		m.say(err)
 	}
-	m.say(err)
+	return err == nil
 }
 
 func (m *mender) replay(ctx context.Context, after uint64, s Source) error {
@@ -79,7 +87,7 @@ func (m *mender) replay(ctx context.Context, after uint64, s Source) error {
 	if after >= s.Delivered {
 		return nil
 	}
-	m.Health.Set("features", "incomplete: being replayed from the stream")
+	m.Health.Degrade("features", "incomplete: being replayed from the stream")
 	m.Log.Info().Uint64("after", after).Uint64("through", s.Delivered).Msg("features are replayed from the stream")
 	n, err := replay(ctx, m.Config, after, s.Delivered)
 	if err == nil {
@@ -88,26 +96,22 @@ func (m *mender) replay(ctx context.Context, after uint64, s Source) error {
 	return err
 }
 
-// say puts what is wrong into the health, and into the log when it is another kind of fault than before.
+// say puts what is wrong into the health as what the flow goes on without, and into the log when it begins and when it ends.
 func (m *mender) say(err error) {
-	kind := "features are not whole"
 	switch {
 	case err == nil:
-		m.Health.Set("features", "")
-		if m.said != "" {
+		m.Health.Degrade("features", "")
+		if m.said {
 			m.Log.Info().Msg("features are whole again")
 		}
-		m.said = ""
-		return
-	case missing(err):
-		m.Health.Set("features", "waiting for the stream")
-		return
-	case errors.Is(err, ErrElsewhere):
-		kind = "features are being rebuilt by another process"
+		m.said = false
+	case missing(err): // the step says so itself
+		m.Health.Degrade("features", "waiting for the stream")
+	default:
+		m.Health.Degrade("features", err.Error())
+		if !m.said {
+			m.Log.Warn().Err(err).Msg("features are not whole, going on without")
+		}
+		m.said = true
 	}
-	m.Health.Set("features", err.Error())
-	if m.said != kind {
-		m.Log.Warn().Err(err).Msg(kind)
-	}
-	m.said = kind
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Shopify/toxiproxy/v2"
 	"github.com/nats-io/nats.go/jetstream"
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
@@ -259,7 +260,7 @@ func TestALongReplayComesInOrder(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongIsSaidOnceAndInTheHealth(t *testing.T) {
+func TestWhatIsWrongIsSaidOnceAndTheServiceStaysReady(t *testing.T) {
 	f, log := start(t), &lines{}
 	f.Log = zerolog.New(log)
 	refused := errors.New("refused 1")
@@ -268,7 +269,10 @@ func TestWhatIsWrongIsSaidOnceAndInTheHealth(t *testing.T) {
 	defer end()
 	says := func(want string) {
 		t.Helper()
-		until(t, "the health says "+want, func() bool { return f.Health.Reasons()["features"] == want })
+		until(t, "the health says "+want, func() bool { return f.Health.Degraded()["features"] == want })
+		if reasons := f.Health.Reasons(); len(reasons) > 0 {
+			t.Errorf("not ready: %v", reasons)
+		}
 	}
 	says("refused 1")
 	c.set(func(context.Context, enrich.Source, enrich.Replay) error { return errors.New("refused 2") })
@@ -280,11 +284,26 @@ func TestWhatIsWrongIsSaidOnceAndInTheHealth(t *testing.T) {
 	rounds := func() int { c.mu.Lock(); defer c.mu.Unlock(); return c.rounds }
 	before := rounds()
 	until(t, "it goes on", func() bool { return rounds() > before+2 })
-	for text, want := range map[string]int{"features are not whole": 1, "rebuilt by another process": 1, "whole again": 1} {
-		if got := log.count(text); got != want {
-			t.Errorf("%q is logged %d times", text, got)
-		}
+	if log.count("features are not whole") != 1 || log.count("whole again") != 1 || log.count("\n") != 2 {
+		t.Errorf("logged %s", log.String())
 	}
+}
+
+func TestTheFlowWaitsForAStoreThatIsWholeAtTheSecondTry(t *testing.T) {
+	f := start(t)
+	c := shared(t, nil)
+	c.set(func(context.Context, enrich.Source, enrich.Replay) error {
+		if reasons := f.Health.Reasons(); reasons["features"] == "" {
+			t.Error("ready, and does not work yet")
+		}
+		c.set(func(context.Context, enrich.Source, enrich.Replay) error { return nil })
+		return enrich.ErrElsewhere
+	})
+	end := enrich.Tend(f.ctx, enrich.Config{Shell: f.Shell, Features: c})
+	if reasons, degraded := f.Health.Reasons(), f.Health.Degraded(); len(reasons)+len(degraded) > 0 {
+		t.Errorf("begins with %v, %v", reasons, degraded)
+	}
+	end()
 }
 
 func TestTheFlowDoesNotWaitForAStoreThatIsAway(t *testing.T) {
@@ -298,14 +317,45 @@ func TestTheFlowDoesNotWaitForAStoreThatIsAway(t *testing.T) {
 	end()
 }
 
-// running is a service with its output.
+// running is a service with its output and what it logs.
 type running struct {
 	flow
 	published int
 	out       jetstream.Stream
+	log       *lines
 }
 
-// decided publishes one more payment and returns what became of it.
+// run enriches with the features of a Redis until the test ends.
+func run(t *testing.T, url, prefix string) *running {
+	t.Helper()
+	r := &running{flow: start(t), log: &lines{}}
+	r.Log = zerolog.New(r.log)
+	client, err := redis.Open(redis.Options{URL: url, Prefix: prefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.out, err = r.JS.Stream(r.ctx, streams.Enriched); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(r.ctx)
+	done := make(chan error, 1)
+	go func() {
+		done <- enrich.Run(ctx, enrich.Config{Shell: r.Shell, Features: client.Features(), RuleSet: func() txn.RuleSet { return pinned }})
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		_ = client.Close()
+		if reasons, degraded := r.Health.Reasons(), r.Health.Degraded(); len(reasons)+len(degraded) > 0 {
+			t.Errorf("ends with %v, %v", reasons, degraded)
+		}
+	})
+	return r
+}
+
+// one publishes one more payment and returns what became of it.
 func (r *running) one(t *testing.T) event.Enriched {
 	t.Helper()
 	r.publish(t, payments(r.published, r.published+1)...)
@@ -321,66 +371,92 @@ func (r *running) one(t *testing.T) event.Enriched {
 	return e
 }
 
-func TestTheServiceGoesOnWithoutRedisAndMakesItWholeAgain(t *testing.T) {
-	address := os.Getenv("CRIVO_TEST_REDIS_URL")
+// known fails the test unless an event counts every payment so far.
+func (r *running) known(t *testing.T, e event.Enriched) {
+	t.Helper()
+	if len(e.Degraded) > 0 || e.Features["payer.count_30d"] != (event.Value{Known: true, Number: float64(r.published)}) {
+		t.Fatalf("payment %d: %v, %v", r.published, e.Degraded, e.Features)
+	}
+}
+
+// whole sends payments until they are known again, and returns how many were not.
+func (r *running) whole(t *testing.T) (degraded int) {
+	t.Helper()
+	until(t, "all is known", func() bool {
+		e := r.one(t)
+		if len(e.Degraded) == 1 && strings.HasPrefix(e.Degraded[0], "features: ") && !e.Features["payer.count_30d"].Known {
+			degraded++
+			return false
+		}
+		r.known(t, e)
+		return true
+	})
+	return degraded
+}
+
+// ours is a server that the test may use with a prefix of its own, and how to lose what it holds of that.
+func ours(t *testing.T) (address, prefix string, lose func()) {
+	t.Helper()
+	address = os.Getenv("CRIVO_TEST_REDIS_URL")
 	if address == "" {
 		t.Skip("CRIVO_TEST_REDIS_URL is not set")
 	}
-	r, log := &running{flow: start(t)}, &lines{}
-	r.Log = zerolog.New(log)
-	prefix := fmt.Sprint("test-enrich-", time.Now().UnixNano(), "/")
-	client, err := redis.Open(redis.Options{URL: address, Prefix: prefix})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
 	o, err := goredis.ParseURL(address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rdb := goredis.NewClient(o)
-	defer rdb.Close()
-	lose := func() {
-		for keys := rdb.Scan(r.ctx, 0, prefix+"*", 1000).Iterator(); keys.Next(r.ctx); {
-			rdb.Del(r.ctx, keys.Val())
+	prefix = fmt.Sprint("test-enrich-", time.Now().UnixNano(), "/")
+	lose = func() {
+		rdb, ctx := goredis.NewClient(o), context.Background()
+		defer rdb.Close()
+		for keys := rdb.Scan(ctx, 0, prefix+"*", 1000).Iterator(); keys.Next(ctx); {
+			rdb.Del(ctx, keys.Val())
 		}
 	}
-	defer lose()
-	if r.out, err = r.JS.Stream(r.ctx, streams.Enriched); err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(r.ctx)
-	done := make(chan error, 1)
-	go func() {
-		done <- enrich.Run(ctx, enrich.Config{Shell: r.Shell, Features: client.Features(), RuleSet: func() txn.RuleSet { return pinned }})
-	}()
+	t.Cleanup(lose)
+	return address, prefix, lose
+}
+
+func TestTheServiceGoesOnWithoutHistoriesAndMakesThemWholeAgain(t *testing.T) {
+	address, prefix, lose := ours(t)
+	r := run(t, address, prefix)
 	for range 20 {
-		if e := r.one(t); len(e.Degraded) > 0 || e.Features["payer.count_30d"] != (event.Value{Known: true, Number: float64(r.published)}) {
-			t.Fatalf("payment %d: %v, %v", r.published, e.Degraded, e.Features)
-		}
+		r.known(t, r.one(t)) // the first one too: a start is no reason for unknown features
 	}
 	lose()
-	degraded := 0
-	until(t, "all is known again", func() bool {
-		e := r.one(t)
-		if slices.Equal(e.Degraded, []string{"features: incomplete"}) && !e.Features["payer.count_30d"].Known {
-			degraded++
-			return false
-		}
-		if len(e.Degraded) > 0 || e.Features["payer.count_30d"] != (event.Value{Known: true, Number: float64(r.published)}) {
-			t.Fatalf("payment %d: %v, %v", r.published, e.Degraded, e.Features)
-		}
-		return true
-	})
-	if log.count("features are replayed from the stream") != log.count("features are replayed\"") || log.count("features are replayed\"") == 0 {
-		t.Errorf("logged %s", log.String())
+	t.Logf("%d payments while it was incomplete", r.whole(t))
+	if r.log.count("features are replayed from the stream") != r.log.count("features are replayed\"") || r.log.count("features are replayed\"") == 0 {
+		t.Errorf("logged %s", r.log.String())
 	}
-	t.Logf("%d payments while it was incomplete", degraded)
-	stop()
-	if err := <-done; err != nil {
-		t.Error(err)
+}
+
+func TestTheServiceStartsWithoutRedisAndIsWholeOnceItComes(t *testing.T) {
+	address, prefix, _ := ours(t)
+	o, err := goredis.ParseURL(address)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if reasons := r.Health.Reasons(); len(reasons) > 0 {
-		t.Errorf("not ready: %v", reasons)
+	proxy := toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), "redis", "127.0.0.1:0", o.Addr)
+	if err := proxy.Start(); err != nil { // it has its port now
+		t.Fatal(err)
+	}
+	proxy.Stop()
+	t.Cleanup(proxy.Stop)
+	r := run(t, fmt.Sprintf("redis://%s/%d", proxy.Listen, o.DB), prefix)
+	for range 5 {
+		if e := r.one(t); !slices.Equal(e.Degraded, []string{"features: unavailable"}) {
+			t.Errorf("degraded %v", e.Degraded)
+		}
+	}
+	if reasons, degraded := r.Health.Reasons(), r.Health.Degraded(); len(reasons) > 0 || degraded["features"] == "" {
+		t.Errorf("without Redis: not ready %v, degraded %v", reasons, degraded)
+	}
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.whole(t)
+	until(t, "the health says so", func() bool { return len(r.Health.Degraded()) == 0 })
+	if r.log.count("features are not whole") != 1 || r.log.count("features are whole again") != 1 {
+		t.Errorf("logged %s", r.log.String())
 	}
 }

@@ -3,18 +3,24 @@ package pipeline_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/redis/go-redis/v9"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
+	"crivo/pkg/txn"
 	"crivo/services/feed"
 	"crivo/test/system"
 )
@@ -32,14 +38,70 @@ func TestEachPartCanBeARealOne(t *testing.T) {
 			s := system.New(t, system.Options{Args: args})
 			made := feed.NewSynthetic("mixed-"+name, 1)
 			for range 20 {
-				row := made.Next(time.Now())
-				a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", row.Body, "Prefer", "wait=10")
-				if err != nil || a.Status != http.StatusOK {
-					t.Fatalf("%d %s %v", a.Status, a.Body, err)
+				if d := decide(t, s, made); len(d.Degraded) > 0 {
+					t.Errorf("%s lacks %v", d.ID, d.Degraded)
 				}
 			}
 		})
 	}
+}
+
+// decide sends one more transaction and returns its decision.
+func decide(t *testing.T, s *system.System, made *feed.Synthetic) (d txn.Decision) {
+	t.Helper()
+	a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", made.Next(time.Now()).Body, "Prefer", "wait=10")
+	if err != nil || a.Status != http.StatusOK {
+		t.Fatalf("%d %s %v", a.Status, a.Body, err)
+	}
+	if err := json.Unmarshal(a.Body, &d); err != nil {
+		t.Fatalf("%s: %v", a.Body, err)
+	}
+	return d
+}
+
+// Redis is missed and not needed: without it the system starts, is ready and decides, and it is whole once Redis comes.
+func TestRedisMayComeLater(t *testing.T) {
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Skip("no redis-server in the path")
+	}
+	port := freePort(t)
+	s := system.New(t, system.Options{Args: []string{"--redis-url", "redis://127.0.0.1:" + port}})
+	made := feed.NewSynthetic("later", 1)
+	if d := decide(t, s, made); !slices.Equal(d.Degraded, []string{"features: unavailable"}) {
+		t.Errorf("%s lacks %v", d.ID, d.Degraded)
+	}
+	if body := get(t, s.Ops+"/readyz"); !strings.Contains(body, `{"degraded":{"features":`) || !strings.Contains(body, `"status":"ready"`) {
+		t.Errorf("/readyz says %s", body)
+	}
+	server := exec.CommandContext(t.Context(), "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "")
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Wait() }) // the end of the test's context ends it
+	for give := time.Now().Add(30 * time.Second); len(decide(t, s, made).Degraded) > 0; {
+		if time.Now().After(give) {
+			t.Fatal("still incomplete")
+		}
+	}
+	for give := time.Now().Add(10 * time.Second); get(t, s.Ops+"/readyz") != "ok\n"; {
+		if time.Now().After(give) {
+			t.Fatal("still called degraded")
+		}
+	}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }
 
 func database() string { return "crivo_pipeline_" + strconv.FormatInt(time.Now().UnixNano(), 36) }

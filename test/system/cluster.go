@@ -177,7 +177,7 @@ func (c *Cluster) services(context.Context) error {
 			copies = 1
 		}
 		for n := range copies {
-			if err := c.service(name, n+1); err != nil {
+			if err := c.Serve(name, n+1); err != nil {
 				return err
 			}
 		}
@@ -185,7 +185,8 @@ func (c *Cluster) services(context.Context) error {
 	return nil
 }
 
-func (c *Cluster) service(name string, number int) error {
+// Serve starts one copy of a service, as the process name-number, and does not wait until it is ready.
+func (c *Cluster) Serve(name string, number int) error {
 	addresses, err := free(2)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"os"
+	"sync"
 
 	"crivo/pkg/app"
 	"crivo/services/keeper"
@@ -30,9 +31,12 @@ func main() {
 			return err
 		}
 		defer func() { _ = db.Close(context.Background()) }()
-		if app.Until(ctx, shell, "the database, to make the collections", db.Ensure) != nil {
-			return nil // ended before it was there
-		}
+		ctx, stop := context.WithCancel(ctx)
+		var beside sync.WaitGroup
+		// Beside, since a database may be away and indexes of what has grown large take long. The keeper is right without them.
+		beside.Go(func() { _ = app.Until(ctx, shell, "the database, to make the collections", db.Ensure) }) // its error is the end
+		defer beside.Wait()
+		defer stop()
 		return keeper.Run(ctx, keeper.Config{Shell: shell, Transactions: db.Transactions(), Layout: s.Layout(), Tenants: db.Registry().Tenants})
 	}}))
 }

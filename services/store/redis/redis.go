@@ -73,41 +73,33 @@ func Open(o Options) (*Client, error) {
 	silence()
 	c := &Client{prefix: o.Prefix, log: o.Log,
 		breaker: circuitbreaker.NewBuilder[any]().WithFailureThreshold(downAfter).WithSuccessThreshold(1).WithDelay(probeEvery).Build()}
-	if u.Query().Has("addr") {
-		c.rdb, err = cluster(o.URL)
-	} else {
-		c.rdb, err = single(o.URL)
-	}
+	where, err := parse(o.URL, u.Query().Has("addr"))
 	if err != nil {
 		return nil, errURL
 	}
+	where.ContextTimeoutEnabled = true
+	where.DialTimeout, where.ReadTimeout, where.WriteTimeout, where.PoolTimeout = dialTime, ioTime, ioTime, ioTime
+	where.DialerRetries, where.MaxRetries = 1, -1
+	where.PoolSize, where.PipelinePoolSize, where.MaxActiveConns = pool, -1, pool
+	where.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	c.rdb = goredis.NewUniversalClient(where)
 	return c, nil
 }
 
-func single(address string) (goredis.UniversalClient, error) {
+// parse takes from a URL what [Options] promises; what else the driver reads in it is the room's own business.
+func parse(address string, cluster bool) (*goredis.UniversalOptions, error) {
+	if cluster {
+		o, err := goredis.ParseClusterURL(address)
+		if err != nil {
+			return nil, err
+		}
+		return &goredis.UniversalOptions{IsClusterMode: true, Addrs: o.Addrs, Username: o.Username, Password: o.Password, TLSConfig: o.TLSConfig}, nil
+	}
 	o, err := goredis.ParseURL(address)
 	if err != nil {
 		return nil, err
 	}
-	o.ContextTimeoutEnabled = true
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = dialTime, ioTime, ioTime, ioTime
-	o.DialerRetries, o.MaxRetries = 1, -1
-	o.PoolSize, o.PipelinePoolSize, o.MaxActiveConns = pool, -1, pool
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return goredis.NewClient(o), nil
-}
-
-func cluster(address string) (goredis.UniversalClient, error) {
-	o, err := goredis.ParseClusterURL(address)
-	if err != nil {
-		return nil, err
-	}
-	o.ContextTimeoutEnabled = true
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = dialTime, ioTime, ioTime, ioTime
-	o.DialerRetries, o.MaxRetries = 1, -1
-	o.PoolSize, o.PipelinePoolSize, o.MaxActiveConns = pool, -1, pool
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return goredis.NewClusterClient(o), nil
+	return &goredis.UniversalOptions{Addrs: []string{o.Addr}, DB: o.DB, Username: o.Username, Password: o.Password, TLSConfig: o.TLSConfig}, nil
 }
 
 // Close ends all connections.
