@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"crivo/test/system"
 )
 
 // edge is a stand-in for one: it notes what it is asked and answers as it is told.
@@ -74,26 +76,8 @@ func dies(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// journal is what a process says, readable while it goes on.
-type journal struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.String()
-}
-
 // nginx runs the real one with the configuration of compose.yaml, other addresses put in, and returns where it is and what it says.
-func nginx(t *testing.T, edges ...string) (address string, log *journal) {
+func nginx(t *testing.T, edges ...string) (address string, log *system.Transcript) {
 	t.Helper()
 	program, err := exec.LookPath("nginx")
 	if err != nil {
@@ -117,7 +101,7 @@ func nginx(t *testing.T, edges ...string) (address string, log *journal) {
 	}
 	s := load(t, sizes["cluster"], nil).Services["nginx"]
 	args := strings.Fields(strings.NewReplacer("/etc/nginx/", dir+"/", "/tmp", dir).Replace(strings.Join(s.Command, " ")))
-	said := &journal{}
+	said := &system.Transcript{}
 	ctx, stop := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdout, cmd.Stderr = said, said

@@ -3,7 +3,6 @@
 package e2e_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"flag"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -31,7 +29,7 @@ const within = 20 * time.Second
 var (
 	crivo    *system.System
 	document *contract
-	said     transcript
+	said     system.Transcript
 )
 
 func TestMain(m *testing.M) {
@@ -68,25 +66,6 @@ func run(m *testing.M) (code int, err error) {
 		}
 	}
 	return code, nil
-}
-
-// transcript is everything that a system logged.
-type transcript struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-// Write is part of io.Writer.
-func (s *transcript) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *transcript) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
 }
 
 // await polls for a fact.

@@ -12,12 +12,10 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"crivo/pkg/txn"
 	"crivo/services/feed"
-	"crivo/streams"
 	"crivo/streams/event"
 	"crivo/test/system"
 )
@@ -159,7 +157,12 @@ func (l *ledger) judge(t *testing.T, r *system.Receiver) int {
 	if n := r.Unverified(); n > 0 {
 		t.Errorf("%d webhooks did not verify", n)
 	}
-	hooks, announced := r.Verdicts(), l.announced(t)
+	_, js := l.s.Connect(t)
+	announced, err := system.Announced(t.Context(), js, func(d event.Decided, _ []byte) string { return verdict(d.Public()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	hooks := r.Verdicts()
 	for id := range l.accepted {
 		if of := hooks[id]; len(of) != 1 || of[stored[id]] == 0 {
 			t.Errorf("%s: store says %q, webhooks %v", id, stored[id], of)
@@ -225,34 +228,4 @@ func verdict(d txn.Decision) string {
 		codes[i] = r.Code
 	}
 	return fmt.Sprintf("%s %d [%s]", d.Verdict.Decision, d.Score, strings.Join(codes, " "))
-}
-
-// announced reads the whole TX_DECIDED: each transaction's distinct verdicts with their counts.
-func (l *ledger) announced(t *testing.T) map[string]map[string]int {
-	t.Helper()
-	_, js := l.s.Connect(t)
-	stream, err := js.Stream(t.Context(), streams.Decided)
-	if err != nil {
-		t.Fatal(err)
-	}
-	reader, err := stream.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string]map[string]int{}
-	for left := stream.CachedInfo().State.Msgs; left > 0; left-- {
-		m, err := reader.Next(jetstream.FetchMaxWait(10 * time.Second))
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := event.Decode[event.Decided](m.Data())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if out[d.ID] == nil {
-			out[d.ID] = map[string]int{}
-		}
-		out[d.ID][verdict(d.Public())]++
-	}
-	return out
 }

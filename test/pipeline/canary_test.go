@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -79,27 +78,9 @@ func leaks(data []byte) (at []int) {
 	return at
 }
 
-// log collects what the process says.
-type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 func TestNothingPersonalIsLeftInTheClear(t *testing.T) {
 	const n = 1000
-	said := &log{}
+	said := &system.Transcript{}
 	s := system.New(t, system.Options{NATS: true, Log: said, Args: []string{"--log-level", "debug"}})
 	r, err := s.Receive(t.Context())
 	if err != nil {

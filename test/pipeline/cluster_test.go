@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,13 +13,10 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"crivo/services/feed"
 	"crivo/services/store"
 	"crivo/services/store/mongo"
-	"crivo/streams"
 	"crivo/streams/event"
 	"crivo/test/system"
 )
@@ -108,7 +104,12 @@ func judge(t *testing.T, c *system.Cluster, r *system.Receiver, n int, database 
 	if bad := r.Unverified(); bad > 0 {
 		t.Errorf("%d webhooks did not verify", bad)
 	}
-	hooks, announced := r.Verdicts(), announcements(t, c)
+	_, js := c.Connect(t)
+	announced, err := system.Announced(t.Context(), js, func(_ event.Decided, data []byte) string { return string(data) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	hooks := r.Verdicts()
 	if len(hooks) != n || len(announced) != n {
 		t.Errorf("%d transactions by webhook, %d in the stream, %d were sent", len(hooks), len(announced), n)
 	}
@@ -118,40 +119,6 @@ func judge(t *testing.T, c *system.Cluster, r *system.Receiver, n int, database 
 		}
 	}
 	heldBy(t, database, announced)
-}
-
-// announcements reads the whole TX_DECIDED: each transaction's distinct events with their counts.
-func announcements(t *testing.T, c *system.Cluster) map[string]map[string]int {
-	t.Helper()
-	_, js := c.Connect(t)
-	stream, err := js.Stream(t.Context(), streams.Decided)
-	if err != nil {
-		t.Fatal(err)
-	}
-	reader, err := stream.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string]map[string]int{}
-	for left := stream.CachedInfo().State.Msgs; left > 0; left-- {
-		m, err := reader.Next(jetstream.FetchMaxWait(10 * time.Second))
-		for tries := 0; errors.Is(err, nats.ErrNoResponders) && tries < 100; tries++ { // the new consumer is not known to every server yet
-			time.Sleep(20 * time.Millisecond)
-			m, err = reader.Next(jetstream.FetchMaxWait(10 * time.Second))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := event.Decode[event.Decided](m.Data())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if out[d.ID] == nil {
-			out[d.ID] = map[string]int{}
-		}
-		out[d.ID][string(m.Data())]++
-	}
-	return out
 }
 
 // heldBy checks that the store holds, byte for byte, what was announced of each transaction, and nothing undecided.

@@ -1,0 +1,54 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"crivo/streams"
+	"crivo/streams/event"
+)
+
+// Announced reads the whole TX_DECIDED: each transaction's distinct announcements with their counts. as names what makes one
+// distinct: its bytes, or what it says.
+func Announced(ctx context.Context, js jetstream.JetStream, as func(d event.Decided, data []byte) string) (map[string]map[string]int, error) {
+	stream, err := js.Stream(ctx, streams.Decided)
+	if err != nil {
+		return nil, err
+	}
+	reader, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]map[string]int{}
+	for left := stream.CachedInfo().State.Msgs; left > 0; left-- {
+		m, err := next(reader)
+		if err != nil {
+			return nil, fmt.Errorf("%s, %d messages from its end: %w", streams.Decided, left, err)
+		}
+		d, err := event.Decode[event.Decided](m.Data())
+		if err != nil {
+			return nil, err
+		}
+		if out[d.ID] == nil {
+			out[d.ID] = map[string]int{}
+		}
+		out[d.ID][as(d, m.Data())]++
+	}
+	return out, nil
+}
+
+// next reads one message; a new consumer is not known to every server of a cluster at once.
+func next(reader jetstream.Consumer) (m jetstream.Msg, err error) {
+	for range 100 {
+		if m, err = reader.Next(jetstream.FetchMaxWait(10 * time.Second)); !errors.Is(err, nats.ErrNoResponders) {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return m, err
+}
