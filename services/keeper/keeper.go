@@ -5,12 +5,15 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"crivo/pkg/app"
 	"crivo/pkg/stage"
+	"crivo/pkg/txn"
+	"crivo/services/rules"
 	"crivo/services/store"
 	"crivo/streams"
 )
@@ -25,10 +28,18 @@ type Transactions interface {
 	Undecided(ctx context.Context, keys []store.Key) ([]store.Key, error)
 }
 
+// RuleSets is where versions of rule sets are recorded, for whoever asks later what a decision was made by.
+type RuleSets interface {
+	// PutRuleSet adds a version; one that stands is never changed: store.ErrChanged where it has another digest.
+	PutRuleSet(ctx context.Context, s store.RuleSet) error
+}
+
 // Config is what the service needs.
 type Config struct {
 	app.Shell
 	Transactions Transactions
+	RuleSets     RuleSets
+	Rules        *rules.Set // what this program decides by; nil: nothing is recorded
 	Layout       streams.Layout
 	Tenants      func(ctx context.Context) ([]store.Tenant, error) // for deadlines of new runs
 	Every        time.Duration                                     // between sweeps; 0: 5 s
@@ -51,6 +62,7 @@ type keeper struct {
 	metrics  *metrics
 	compared time.Time       // when the TX_DECIDED was made that has been compared with the store
 	said     map[string]bool // parts whose failure is in the log already
+	recorded bool            // the rule set is, or never will be
 }
 
 // Run keeps until ctx ends.
@@ -99,8 +111,26 @@ func Restore(ctx context.Context, cfg Config) error {
 	return k.putBack(ctx)
 }
 
+// record keeps the program's rule set. A version that was changed after it had been used makes decisions that nobody could explain
+// later: that is said until somebody gives it a number of its own.
+func (k *keeper) record(ctx context.Context) error {
+	if k.recorded || k.Rules == nil {
+		return nil
+	}
+	ref := k.Rules.Ref()
+	err := k.RuleSets.PutRuleSet(ctx, store.RuleSet{Name: ref.Name, Version: ref.Version, Digest: ref.Digest, Source: k.Rules.Source(), CreatedAt: txn.At(k.Clock.Now())})
+	if errors.Is(err, store.ErrChanged) {
+		k.Health.Set("keeper rule set", fmt.Sprintf("rule set %s %d is recorded with other rules: what this program has needs a new version", ref.Name, ref.Version))
+		k.Log.Error().Str("name", ref.Name).Int("version", ref.Version).Str("digest", ref.Digest).Msg("rule set is recorded with other rules under this version")
+		err = nil
+	}
+	k.recorded = err == nil
+	return err
+}
+
 // round does everything once, in the order that a recovery needs.
 func (k *keeper) round(ctx context.Context) {
+	k.failed("recording the rule set", k.record(ctx))
 	done, err := streams.Ensure(ctx, k.JS, k.Layout)
 	for _, change := range done {
 		k.Log.Info().Str("change", change).Msg("provisioned")
