@@ -13,6 +13,7 @@ const (
 	TopicKeys      = "keys"
 	TopicTenants   = "tenants"
 	TopicEndpoints = "endpoints"
+	TopicLists     = "lists"
 )
 
 // reread is how often a watcher reads again without having been told: announcements are best effort, this is not.

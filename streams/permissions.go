@@ -29,6 +29,7 @@ func Permissions(service string) (publish, subscribe []string) {
 			"$JS.API.STREAM.MSG.GET."+Submitted)
 	case "validate":
 		publish = append(publish, "tx.validated.*", "tx.scored.*")
+		subscribe = append(subscribe, "control.>")
 	case "score":
 		publish = append(publish, "tx.scored.*")
 	case "persist":

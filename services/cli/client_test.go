@@ -69,6 +69,15 @@ func TestEndpointsAndKeys(t *testing.T) {
 			map[string]any{"roles": []any{"submit", "read"}}, "id   key_1\nkey  crivo_x   (shown this once)\n"},
 		"list keys": {[]string{"keys", "list"}, "GET /v1/keys", keys, 200, map[string]any{},
 			"ID     TENANT   ROLES        RATE  CREATED_AT                EXPIRES_AT\nkey_1  default  submit,read  -     2026-01-02T03:04:05.000Z  -\n"},
+		"put on a list": {[]string{"lists", "add", "device_id", "--value", "d-1", "--reason", "theft"}, "POST /v1/lists/block/entries", `{"id":"ent_1"}`, 201,
+			map[string]any{"kind": "device_id", "value": "d-1", "reason": "theft"}, "id  ent_1\n"},
+		"put on a list, for a script": {[]string{"lists", "add", "ip", "--value", "10.0.0.0/24", "--json"}, "POST /v1/lists/block/entries", `{"id": "ent_1"}`, 201,
+			map[string]any{"kind": "ip", "value": "10.0.0.0/24"}, `{"id":"ent_1"}` + "\n"},
+		"take off a list": {[]string{"lists", "remove", "ent/1"}, "DELETE /v1/lists/block/entries/ent%2F1", "", 204, map[string]any{}, "deleted ent/1\n"},
+		"list rule sets": {[]string{"rules", "list"}, "GET /v1/rule-sets", `{"items":[{"name":"default","version":1,"digest":"sha256:x","created_at":"2026-01-02T03:04:05.000Z"}]}`, 200,
+			map[string]any{}, "NAME     VERSION  DIGEST    CREATED_AT\ndefault  1        sha256:x  2026-01-02T03:04:05.000Z\n"},
+		"show a rule set": {[]string{"rules", "show", "default", "1"}, "GET /v1/rule-sets/default/1", `{"name":"default","source":"name: default\n"}`, 200,
+			map[string]any{}, "name: default\n"},
 		"delete a key, for a script": {[]string{"keys", "delete", "key_1", "--json"}, "DELETE /v1/keys/key_1", "", 204, map[string]any{}, `{"deleted":"key_1"}` + "\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -100,6 +109,29 @@ func TestAKeyExpiresFromNowOn(t *testing.T) {
 	if err != nil || at.Before(before.Add(time.Hour-time.Second)) || at.After(time.Now().Add(time.Hour)) {
 		t.Errorf("expires at %v, %v", sent()["expires_at"], err)
 	}
+}
+
+func TestAValueIsReadFromStdin(t *testing.T) {
+	t.Parallel()
+	url, sent := admin(t, "POST /v1/lists/block/entries", `{"id":"ent_1"}`, 201)
+	cmd := command(t, t.TempDir(), nil, "lists", "add", "document", "--value", "-", "--expires-in", "1h", "--url", url)
+	cmd.Stdin = strings.NewReader("529.982.247-25\r\n")
+	if got := finish(t, cmd); got.status != 0 || got.out != "id  ent_1\n" {
+		t.Fatalf("%+v", got)
+	}
+	if sent()["value"] != "529.982.247-25" || sent()["expires_at"] == nil {
+		t.Errorf("sent %v", sent())
+	}
+}
+
+func TestAListIsPrintedWithAllItsPages(t *testing.T) {
+	t.Parallel()
+	pages := map[string]string{"": `{"items":[{"id":"ent_2","kind":"ip","reason":"","added_by":"k","created_at":"2026-01-02T03:04:05.000Z"}],"next_cursor":"a/b"}`,
+		"a/b": `{"items":[{"id":"ent_1","kind":"document","reason":"fraud","added_by":"k","created_at":"2026-01-02T03:04:05.000Z"}],"next_cursor":null}`}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, pages[r.URL.Query().Get("cursor")]) }))
+	t.Cleanup(s.Close)
+	mustSay(t, crivo(t, t.TempDir(), nil, "lists", "list", "--url", s.URL).out, "EXPIRES_AT\nent_2  ip ", "\nent_1  document  fraud   k ")
+	mustSay(t, crivo(t, t.TempDir(), nil, "lists", "list", "--url", s.URL, "--json").out, `{"items":[{"id":"ent_2"`, `},{"id":"ent_1"`)
 }
 
 func TestARefusalIsSaidInTheServersWords(t *testing.T) {

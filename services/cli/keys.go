@@ -60,7 +60,7 @@ func (c *KeysCreateCmd) Run(ctx context.Context) error {
 		body["rate"] = c.Rate
 	}
 	if c.ExpiresIn > 0 {
-		body["expires_at"] = time.Now().Add(c.ExpiresIn).UTC().Format("2006-01-02T15:04:05.000Z")
+		body["expires_at"] = fromNow(c.ExpiresIn)
 	}
 	var made jsontext.Value
 	if err := c.ask(ctx, http.MethodPost, "/v1/keys", body, &made); err != nil {
@@ -74,6 +74,11 @@ func (c *KeysCreateCmd) Run(ctx context.Context) error {
 		fmt.Printf("id   %s\nkey  %s   (shown this once)\n", k.ID, k.Key)
 		return nil
 	})
+}
+
+// fromNow is the instant after d as the API reads it.
+func fromNow(d time.Duration) string {
+	return time.Now().Add(d).UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
 // KeysListCmd lists keys.

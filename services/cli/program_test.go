@@ -196,6 +196,7 @@ func TestAWrongCallIsStatusTwoAndNamesEveryFault(t *testing.T) {
 		"a missing creds":              {[]string{"streams", "show", "--nats-creds", "nowhere.creds"}, []string{"--nats-creds: stat nowhere.creds"}},
 		"a missing file":               {[]string{"submit", "nowhere.csv", "neither.csv"}, []string{"nowhere.csv", "neither.csv"}},
 		"bench's own file":             {[]string{"bench", "--file", "nowhere.csv"}, []string{"nowhere.csv"}},
+		"a list":                       {[]string{"lists", "add", "ip", "--value", "x", "--expires-in=-1h", "--url", "here"}, []string{"url: ", "expires-in: "}},
 		"a missing argument":           {[]string{"endpoints", "create"}, []string{`expected "<receiver>"`}},
 	} {
 		t.Run(name, func(t *testing.T) {

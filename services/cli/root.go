@@ -21,6 +21,8 @@ type root struct {
 	Bench     BenchCmd     `cmd:"" help:"Measure a system under open-loop load."`
 	Endpoints EndpointsCmd `cmd:"" help:"Webhook endpoints: create, list, delete."`
 	Keys      KeysCmd      `cmd:"" help:"API keys: create, list, delete."`
+	Lists     ListsCmd     `cmd:"" help:"Lists that transactions are checked against: add, list, remove."`
+	Rules     RulesCmd     `cmd:"" help:"Versions of rule sets: list, show."`
 	Streams   StreamsCmd   `cmd:"" help:"Streams and consumers of a broker: apply, show, diff."`
 	Settings  ConfigCmd    `cmd:"" name:"config" help:"Print the effective configuration of up, secrets masked."`
 	Health    HealthCmd    `cmd:"" help:"Ask a process whether it is well."`

@@ -35,14 +35,14 @@ func (u *upped) parts() []*service {
 	return []*service{
 		{name: "edge", run: u.edge},
 		{name: "keeper", run: func(ctx context.Context, s app.Shell) error {
-			return keeper.Run(ctx, keeper.Config{Shell: s, Transactions: u.stores.transactions, Layout: u.Layout(), Tenants: u.stores.registry.Tenants,
-				Deliveries: u.stores.expirer, Holder: u.holder()})
+			return keeper.Run(ctx, keeper.Config{Shell: s, Transactions: u.stores.transactions, RuleSets: u.stores.registry, Rules: u.rules.Current(),
+				Layout: u.Layout(), Tenants: u.stores.registry.Tenants, Deliveries: u.stores.expirer, Holder: u.holder()})
 		}},
 		{name: "enrich", run: func(ctx context.Context, s app.Shell) error {
 			return enrich.Run(ctx, enrich.Config{Shell: s, Features: u.stores.features, RuleSet: func() txn.RuleSet { return u.rules.Current().Ref() }})
 		}},
 		{name: "validate", run: func(ctx context.Context, s app.Shell) error {
-			return validate.Run(ctx, validate.Config{Shell: s, Blocklist: u.Blocklist, Keys: u.keys})
+			return validate.Run(ctx, validate.Config{Shell: s, Blocklist: u.Blocklist, Lists: u.stores.registry, Keys: u.keys})
 		}},
 		{name: "score", run: func(ctx context.Context, s app.Shell) error {
 			return score.Run(ctx, score.Config{Shell: s, Rules: u.rules, Engine: Version})
@@ -62,7 +62,7 @@ func (u *upped) edge(ctx context.Context, s app.Shell) error {
 	if err != nil {
 		return err
 	}
-	core, wait, err := decide.Open(ctx, u.stores.features, u.rules, validate.Config{Shell: s, Blocklist: u.Blocklist, Keys: u.keys}, Version)
+	core, wait, err := decide.Open(ctx, u.stores.features, u.rules, validate.Config{Shell: s, Blocklist: u.Blocklist, Lists: u.stores.registry, Keys: u.keys}, Version)
 	if err != nil {
 		return err
 	}

@@ -156,6 +156,15 @@ func TestEveryBadMemberOfAnOperatorsBodyIsTold(t *testing.T) {
 			[]string{`"/id","code":"format"`, `"/deadline_ms","code":"range"`, `"/time_zone","code":"format"`}},
 		{"a tenant that exists", "/v1/tenants", `{"id":"default"}`, 409, nil},
 		{"an endpoint without url", "/v1/webhook-endpoints", `{"payload":"fat"}`, 422, []string{`"/url","code":"required"`, `"/payload","code":"format"`}},
+		{"an entry of nothing", "/v1/lists/block/entries", `{"reason":"x"}`, 422, []string{`"/kind","code":"required"`, `"/value","code":"required"`}},
+		{"an entry with everything wrong", "/v1/lists/block/entries", `{"kind":"god","value":"` + strings.Repeat("god", 50) + `","reason":"` + strings.Repeat("x", 257) + `","expires_at":"2020-01-01T00:00:00Z"}`, 422,
+			[]string{`"/kind","code":"format"`, `"/value","code":"too_long"`, `"/reason","code":"too_long"`, `"/expires_at","code":"range"`}},
+		{"an entry with every type wrong", "/v1/lists/block/entries", `{"kind":1,"value":["god"],"reason":2,"expires_at":"god","tenant":"t"}`, 422,
+			[]string{`"/kind","code":"type"`, `"/value","code":"type"`, `"/reason","code":"type"`, `"/expires_at","code":"type"`, `"/tenant","code":"unknown_field"`}},
+		{"a document that is none", "/v1/lists/block/entries", `{"kind":"document","value":"god-1"}`, 422, []string{`"/value","code":"format"`}},
+		{"an account without its parts", "/v1/lists/block/entries", `{"kind":"account","value":"god"}`, 422, []string{`"/value","code":"format"`}},
+		{"a network of another size", "/v1/lists/block/entries", `{"kind":"ip","value":"203.0.113.0/25"}`, 422, []string{`"/value","code":"format"`}},
+		{"an entry of a list that is none", "/v1/lists/god/entries", `{"kind":"device_id","value":"x"}`, 404, nil},
 		{"a duplicate name", "/v1/keys", `{"roles":["read"],"roles":["read"]}`, 400, nil},
 		{"a duplicate name inside", "/v1/webhook-endpoints", `{"url":"https://example.com/","headers":{"a":"1","a":"2"}}`, 400, nil},
 		{"trailing data", "/v1/keys", `{"roles":["read"]} {}`, 400, nil},
@@ -179,10 +188,14 @@ func TestEveryBadMemberOfAnOperatorsBodyIsTold(t *testing.T) {
 func TestNoActWithoutItsRecord(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	endpoint := r.edge("a").made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id")
+	e := r.edge("a")
+	endpoint := e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id")
+	entry := e.made("/v1/lists/block/entries", `{"kind":"device_id","value":"d-1"}`).member("id")
 	r.audit = func(context.Context, store.Act) error { return errDown }
-	e := r.edge("b")
+	e = r.edge("b")
 	for _, c := range []struct{ method, path, body string }{
+		{http.MethodPost, "/v1/lists/block/entries", `{"kind":"device_id","value":"d-2"}`},
+		{http.MethodDelete, "/v1/lists/block/entries/" + entry, ""},
 		{http.MethodPost, "/v1/keys", `{"roles":["read"]}`},
 		{http.MethodPost, "/v1/tenants", `{"id":"acme"}`},
 		{http.MethodPost, "/v1/webhook-endpoints", `{"url":"https://example.com/"}`},
@@ -196,8 +209,9 @@ func TestNoActWithoutItsRecord(t *testing.T) {
 	keys, _ := r.registry.Keys(t.Context())
 	tenants, _ := r.registry.Tenants(t.Context())
 	endpoints, _ := r.registry.Endpoints(t.Context())
-	if len(keys) != 1 || len(tenants) != 1 || len(endpoints) != 1 || endpoints[0].Status != "active" || len(endpoints[0].Secrets) != 1 {
-		t.Errorf("something was done: %v %v %v", keys, tenants, endpoints)
+	entries, _ := r.registry.ListEntries(t.Context())
+	if len(entries) != 1 || len(keys) != 1 || len(tenants) != 1 || len(endpoints) != 1 || endpoints[0].Status != "active" || len(endpoints[0].Secrets) != 1 {
+		t.Errorf("something was done: %v %v %v %v", keys, tenants, endpoints, entries)
 	}
 }
 
@@ -226,6 +240,34 @@ func (r registry) DeleteEndpoint(ctx context.Context, tenant, id string) error {
 		return errDown
 	}
 	return r.Registry.DeleteEndpoint(ctx, tenant, id)
+}
+
+func (r registry) ListPage(ctx context.Context, q store.ListQuery) ([]store.ListEntry, string, error) {
+	if r.fails("lists") {
+		return nil, "", errDown
+	}
+	return r.Registry.ListPage(ctx, q)
+}
+
+func (r registry) PutListEntry(ctx context.Context, e store.ListEntry) (store.ListEntry, error) {
+	if r.fails("lists") {
+		return store.ListEntry{}, errDown
+	}
+	return r.Registry.PutListEntry(ctx, e)
+}
+
+func (r registry) RuleSets(ctx context.Context) ([]store.RuleSet, error) {
+	if r.fails("rules") {
+		return nil, errDown
+	}
+	return r.Registry.RuleSets(ctx)
+}
+
+func (r registry) RuleSet(ctx context.Context, name string, version int) (store.RuleSet, error) {
+	if r.fails("rules") {
+		return store.RuleSet{}, errDown
+	}
+	return r.Registry.RuleSet(ctx, name, version)
 }
 
 // deliveries always fail.
@@ -262,6 +304,14 @@ func TestARegistryThatIsDownIsAWhole503(t *testing.T) {
 	failing <- "endpoints"
 	refused(t, e.do(http.MethodGet, "/v1/webhook-endpoints", ""), "store")
 	refused(t, e.do(http.MethodGet, "/v1/webhook-endpoints/"+id, ""), "store")
+	<-failing
+	failing <- "lists"
+	refused(t, e.do(http.MethodGet, "/v1/lists/block/entries", ""), "store")
+	refused(t, e.do(http.MethodPost, "/v1/lists/block/entries", `{"kind":"device_id","value":"d-1"}`), "store")
+	<-failing
+	failing <- "rules"
+	refused(t, e.do(http.MethodGet, "/v1/rule-sets", ""), "store")
+	refused(t, e.do(http.MethodGet, "/v1/rule-sets/default/1", ""), "store")
 	<-failing
 	failing <- "keys"
 	refused(t, e.do(http.MethodGet, "/v1/keys", ""), "store")

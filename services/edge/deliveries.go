@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -42,23 +41,27 @@ func (e *edge) getDeliveries(w http.ResponseWriter, r *http.Request, m *member) 
 		return err
 	}
 	rows, cursor, err := e.Deliveries.List(r.Context(), query)
-	if errors.Is(err, store.ErrCursor) {
-		return err
-	}
 	if err != nil {
 		return missing(err)
 	}
-	out := struct {
-		Items []deliveryAnswer `json:"items"`
-		Next  *string          `json:"next_cursor"`
-	}{Items: []deliveryAnswer{}}
-	for _, d := range rows {
-		out.Items = append(out.Items, shownDelivery(d))
+	items := make([]deliveryAnswer, len(rows))
+	for i, d := range rows {
+		items[i] = shownDelivery(d)
 	}
-	if cursor != "" {
-		out.Next = &cursor
+	return answer(w, http.StatusOK, pageOf(items, cursor))
+}
+
+// page is some of many; Next is nil on the last one.
+type page[T any] struct {
+	Items []T     `json:"items"`
+	Next  *string `json:"next_cursor"`
+}
+
+func pageOf[T any](items []T, cursor string) *page[T] {
+	if cursor == "" {
+		return &page[T]{items, nil}
 	}
-	return answer(w, http.StatusOK, &out)
+	return &page[T]{items, &cursor}
 }
 
 var deliveryStates = []string{store.Pending, store.Delivered, store.Exhausted, store.Skipped, store.Cancelled}
@@ -69,20 +72,25 @@ const (
 )
 
 func deliveryQuery(tenant string, q url.Values) (store.DeliveryQuery, error) {
+	limit, faults := limitOf(q)
 	out := store.DeliveryQuery{Tenant: tenant, EndpointID: q.Get("endpoint_id"), TransactionID: q.Get("transaction_id"),
-		Status: q.Get("status"), Limit: pageDefault, Cursor: q.Get("cursor")}
-	var faults txn.Faults
-	if q.Has("limit") {
-		n, err := strconv.Atoi(q.Get("limit"))
-		if err != nil || n < 1 || n > pageMost {
-			faults = append(faults, txn.Fault{Pointer: "/limit", Code: txn.OutOfRange, Detail: "must be between 1 and 500"})
-		}
-		out.Limit = n
-	}
+		Status: q.Get("status"), Limit: limit, Cursor: q.Get("cursor")}
 	if out.Status != "" && !slices.Contains(deliveryStates, out.Status) {
 		faults = append(faults, txn.Fault{Pointer: "/status", Code: txn.WrongFormat, Detail: "one of pending, delivered, exhausted, skipped, cancelled"})
 	}
 	return out, orNil(faults)
+}
+
+// limitOf is how many items a page shall have.
+func limitOf(q url.Values) (int, txn.Faults) {
+	if !q.Has("limit") {
+		return pageDefault, nil
+	}
+	n, err := strconv.Atoi(q.Get("limit"))
+	if err != nil || n < 1 || n > pageMost {
+		return 0, txn.Faults{{Pointer: "/limit", Code: txn.OutOfRange, Detail: "must be between 1 and 500"}}
+	}
+	return n, nil
 }
 
 func (e *edge) getDelivery(w http.ResponseWriter, r *http.Request, m *member) error {

@@ -46,6 +46,11 @@ type Registry interface {
 	Endpoints(ctx context.Context) ([]store.Endpoint, error)
 	PutEndpoint(ctx context.Context, e store.Endpoint) error
 	DeleteEndpoint(ctx context.Context, tenant, id string) error
+	ListPage(ctx context.Context, q store.ListQuery) ([]store.ListEntry, string, error)
+	PutListEntry(ctx context.Context, e store.ListEntry) (store.ListEntry, error)
+	DeleteListEntry(ctx context.Context, tenant, list, id string) error
+	RuleSets(ctx context.Context) ([]store.RuleSet, error)
+	RuleSet(ctx context.Context, name string, version int) (store.RuleSet, error)
 }
 
 // Deliveries is what the edge shows of webhooks.

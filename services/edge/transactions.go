@@ -72,9 +72,9 @@ func (e *edge) getTransaction(w http.ResponseWriter, r *http.Request, m *member)
 	return answer(w, http.StatusOK, &underWay{key.ID, "processing", &accepted})
 }
 
-// missing keeps the absence of what was asked for, and calls anything else a store that does not answer.
+// missing keeps the absence of what was asked for and a cursor that is none, and calls anything else a store that does not answer.
 func missing(err error) error {
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCursor) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errStore, err)

@@ -6,12 +6,15 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"crivo/pkg/app"
 	"crivo/pkg/stage"
+	"crivo/pkg/txn"
+	"crivo/services/rules"
 	"crivo/services/store"
 	"crivo/streams"
 )
@@ -32,10 +35,18 @@ type Expirer interface {
 	Expire(ctx context.Context, before time.Time) (int, error)
 }
 
+// RuleSets is where versions of rule sets are recorded, for whoever asks later what a decision was made by.
+type RuleSets interface {
+	// PutRuleSet adds a version; one that stands is never changed: store.ErrChanged where it has another digest.
+	PutRuleSet(ctx context.Context, s store.RuleSet) error
+}
+
 // Config is what the service needs.
 type Config struct {
 	app.Shell
 	Transactions Transactions
+	RuleSets     RuleSets
+	Rules        *rules.Set // what this program decides by; nil: nothing is recorded
 	Layout       streams.Layout
 	Tenants      func(ctx context.Context) ([]store.Tenant, error) // for deadlines of new runs
 	Every        time.Duration                                     // between sweeps; 0: 5 s
@@ -62,6 +73,7 @@ type keeper struct {
 	said     map[string]bool // parts whose failure is in the log already
 	lease    lease
 	works    bool // this keeper holds the lease
+	recorded bool // the rule set is, or never will be
 }
 
 // Run keeps until ctx ends.
@@ -129,6 +141,23 @@ func Restore(ctx context.Context, cfg Config) error {
 	return k.putBack(ctx)
 }
 
+// record keeps the program's rule set. A version that was changed after it had been used makes decisions that nobody could explain
+// later: that is said until somebody gives it a number of its own.
+func (k *keeper) record(ctx context.Context) error {
+	if k.recorded || k.Rules == nil {
+		return nil
+	}
+	ref := k.Rules.Ref()
+	err := k.RuleSets.PutRuleSet(ctx, store.RuleSet{Name: ref.Name, Version: ref.Version, Digest: ref.Digest, Source: k.Rules.Source(), CreatedAt: txn.At(k.Clock.Now())})
+	if errors.Is(err, store.ErrChanged) {
+		k.Health.Set("keeper rule set", fmt.Sprintf("rule set %s %d is recorded with other rules: what this program has needs a new version", ref.Name, ref.Version))
+		k.Log.Error().Str("name", ref.Name).Int("version", ref.Version).Str("digest", ref.Digest).Msg("rule set is recorded with other rules under this version")
+		err = nil
+	}
+	k.recorded = err == nil
+	return err
+}
+
 // provision makes what is missing, whoever's turn it is: without streams there is no lease either.
 func (k *keeper) provision(ctx context.Context) bool {
 	done, err := streams.Ensure(ctx, k.JS, k.Layout)
@@ -140,6 +169,7 @@ func (k *keeper) provision(ctx context.Context) bool {
 
 // round does everything once, in the order that a recovery needs.
 func (k *keeper) round(ctx context.Context) {
+	k.failed("recording the rule set", k.record(ctx))
 	// Not before: the sweep would have decided anew what has a decision already.
 	if !k.failed("putting decisions back", k.putBack(ctx)) {
 		k.failed("sweep", k.sweep(ctx))

@@ -24,7 +24,9 @@ import (
 	"crivo/pkg/txn"
 	"crivo/services/broker"
 	"crivo/services/keeper"
+	"crivo/services/rules"
 	"crivo/services/store"
+	"crivo/services/store/memory"
 	"crivo/services/store/sqlite"
 	"crivo/streams"
 	"crivo/streams/event"
@@ -47,12 +49,15 @@ type world struct {
 	store    *fragile
 	layout   streams.Layout
 	registry *prometheus.Registry
+	sets     *memory.Registry
+	rules    *rules.Set
 	ahead    atomic.Int64 // of start
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{TB: t, dir: t.TempDir(), registry: prometheus.NewRegistry(), layout: streams.Layout{Replicas: 1, SubmittedBytes: 64 << 20}}
+	w := &world{TB: t, dir: t.TempDir(), registry: prometheus.NewRegistry(), layout: streams.Layout{Replicas: 1, SubmittedBytes: 64 << 20},
+		sets: memory.NewRegistry()}
 	w.startBroker(-1)
 	health := &app.Health{}
 	nc, err := app.Connect(app.Connection{URL: w.url, Name: "keeper", Inbox: "_INBOX", Log: zerolog.Nop(), Health: health})
@@ -94,7 +99,7 @@ func (w *world) run() (stop func()) {
 	ended := make(chan error, 1)
 	tenants := func(context.Context) ([]store.Tenant, error) { return []store.Tenant{{ID: "t", DeadlineMS: 2000}}, nil }
 	go func() {
-		ended <- keeper.Run(ctx, keeper.Config{Shell: w.shell, Transactions: w.store, Layout: w.layout, Tenants: tenants, Every: 50 * time.Millisecond})
+		ended <- keeper.Run(ctx, keeper.Config{Shell: w.shell, Transactions: w.store, RuleSets: w.sets, Rules: w.rules, Layout: w.layout, Tenants: tenants, Every: 50 * time.Millisecond})
 	}()
 	once := false
 	stop = func() {

@@ -58,7 +58,7 @@ func (b *Broker) NATS() []nats.Option {
 	return []nats.Option{nats.RootCAs(b.NATSCA)}
 }
 
-// Mongo is where the transaction store, the deliveries and the registry are.
+// Mongo is where the transaction store, the deliveries and the registry with its lists are.
 type Mongo struct {
 	MongoURI      config.Secret `help:"MongoDB; options in it tune the pool." name:"mongo-uri" default:"mongodb://127.0.0.1:27017" placeholder:"URI"`
 	MongoDatabase string        `help:"Database in it." name:"mongo-database" default:"crivo" placeholder:"NAME"`

@@ -26,6 +26,7 @@ func Default() (*Set, error) { return Parse(defaultYAML) }
 // Set is one immutable version of a rule set, ready to evaluate.
 type Set struct {
 	ref       txn.RuleSet
+	source    []byte
 	reviewAt  int
 	declineAt int
 	rules     []rule
@@ -33,6 +34,9 @@ type Set struct {
 
 // Ref names the set: its digest is of the file's bytes.
 func (s *Set) Ref() txn.RuleSet { return s.ref }
+
+// Source is the file that the set was read from; nobody changes it.
+func (s *Set) Source() []byte { return s.source }
 
 // reserved are codes that say more than one rule could.
 var reserved = []string{streams.Faulted, InputUnknown, InputMissing}
@@ -88,7 +92,7 @@ func Parse(data []byte) (*Set, error) {
 	}
 	sum := sha256.Sum256(data)
 	s := &Set{ref: txn.RuleSet{Name: f.Name, Version: f.Version, Digest: "sha256:" + hex.EncodeToString(sum[:])},
-		reviewAt: f.ReviewAt, declineAt: f.DeclineAt}
+		source: data, reviewAt: f.ReviewAt, declineAt: f.DeclineAt}
 	errs = append(errs, f.check()...)
 	env, err := environment()
 	if err != nil {

@@ -36,7 +36,7 @@ type Transactions interface {
 	Ping(ctx context.Context) error
 }
 
-// Registry holds what operators set: tenants, keys, endpoints, and the audit log of their acts.
+// Registry holds what operators set: tenants, keys, endpoints, lists, rule sets, and the audit log of their acts.
 type Registry interface {
 	Tenants(ctx context.Context) ([]Tenant, error)
 	PutTenant(ctx context.Context, t Tenant) error
@@ -47,6 +47,21 @@ type Registry interface {
 	Endpoints(ctx context.Context) ([]Endpoint, error)
 	PutEndpoint(ctx context.Context, e Endpoint) error
 	DeleteEndpoint(ctx context.Context, tenant, id string) error
+	// ListEntries returns every entry of every tenant, in an order that changes with them only.
+	ListEntries(ctx context.Context) ([]ListEntry, error)
+	// ListPage returns one page of a list and the cursor of the next ("" at the end).
+	ListPage(ctx context.Context, q ListQuery) ([]ListEntry, string, error)
+	// PutListEntry adds an entry and returns what stands. Where the list has the value already, that entry gets e's reason and
+	// expiry and keeps the rest.
+	PutListEntry(ctx context.Context, e ListEntry) (ListEntry, error)
+	// DeleteListEntry returns ErrNotFound where the tenant's list has no such entry.
+	DeleteListEntry(ctx context.Context, tenant, list, id string) error
+	// PutRuleSet adds a version; one that stands is never changed: ErrChanged where it has another digest.
+	PutRuleSet(ctx context.Context, s RuleSet) error
+	// RuleSets returns all versions by name and version, without their sources.
+	RuleSets(ctx context.Context) ([]RuleSet, error)
+	// RuleSet returns one version whole or ErrNotFound.
+	RuleSet(ctx context.Context, name string, version int) (RuleSet, error)
 	// Record appends one act to the audit log.
 	Record(ctx context.Context, a Act) error
 	// Acts returns the newest limit acts, newest first.

@@ -178,6 +178,35 @@ type DeliveryQuery struct {
 	Cursor                                    string
 }
 
+// ListEntry is one value on a list of a tenant.
+type ListEntry struct {
+	ID        string    `json:"id"` // "ent_…"
+	Tenant    string    `json:"-"`
+	List      string    `json:"list"`
+	Kind      string    `json:"kind"` // what the value is: see package lists
+	Value     string    `json:"-"`    // as sealed transactions show it: a token under the tenant's keys, or clear where those are
+	Reason    string    `json:"reason"`
+	AddedBy   string    `json:"added_by"` // key id
+	CreatedAt txn.Time  `json:"created_at"`
+	ExpiresAt *txn.Time `json:"expires_at,omitzero"`
+}
+
+// ListQuery selects entries of one list, newest first. Cursor is opaque.
+type ListQuery struct {
+	Tenant, List string
+	Limit        int
+	Cursor       string
+}
+
+// RuleSet is one version of a rule set, for ever.
+type RuleSet struct {
+	Name      string   `json:"name"`
+	Version   int      `json:"version"`
+	Digest    string   `json:"digest"` // sha256:… of Source
+	Source    []byte   `json:"-"`      // the YAML file
+	CreatedAt txn.Time `json:"created_at"`
+}
+
 // Act is one operator's or analyst's deed for the audit log.
 type Act struct {
 	At     txn.Time       `json:"at"`

@@ -1,11 +1,12 @@
 package validate
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/netip"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -14,10 +15,11 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"crivo/pkg/brdoc"
 	"crivo/pkg/seal"
 	"crivo/pkg/txn"
 	"crivo/pkg/yaml"
+	"crivo/services/lists"
+	"crivo/services/store"
 )
 
 // Keys gives a tenant's keys; list values are matched as tokens.
@@ -25,9 +27,15 @@ type Keys interface {
 	Box(tenant string) (*seal.Box, error)
 }
 
+// Lists is where lists are kept that operators change by the API.
+type Lists interface {
+	// ListEntries returns every entry of every tenant, in an order that changes with them only.
+	ListEntries(ctx context.Context) ([]store.ListEntry, error)
+}
+
 // entry is one line of the list's file. Values are clear text there, written by operators, and tokens from then on.
 type entry struct {
-	Kind      string     `yaml:"kind"` // document, document_root, account, pix_key, customer_id, device_id, card_token, ip, merchant_id, terminal_id
+	Kind      string     `yaml:"kind"` // see package lists
 	Value     asWritten  `yaml:"value"`
 	Tenant    string     `yaml:"tenant"` // empty: all
 	Reason    string     `yaml:"reason"`
@@ -48,149 +56,151 @@ func (a *asWritten) UnmarshalYAML(text []byte) error {
 	return nil
 }
 
-// rule is an entry that was understood; its value masks itself.
+// rule is an entry of the file that was understood; its value masks itself.
 type rule struct {
-	kind    string // a token kind, or merchant_id, terminal_id
-	value   txn.Personal
-	tenant  string
+	kind    string
+	value   lists.Value
+	tenant  string    // empty: all
 	expires time.Time // zero: never
+}
+
+// marks are what transactions are found by, with the end of each; zero never ends.
+type marks map[lists.Mark]time.Time
+
+// add keeps the later of two ends.
+func (m marks) add(mark lists.Mark, expires time.Time) {
+	if known, twice := m[mark]; !twice || outlives(expires, known) {
+		m[mark] = expires
+	}
+}
+
+// part is what one of the two places of the list says: the file, or the store.
+type part struct {
+	digest [sha256.Size]byte
+	asOf   time.Time
+	stale  string // why this is not the newest version, or no version at all; empty when it is
+	none   bool   // there is no good version yet
+	rules  []rule
+	stored map[string]marks // by tenant
 }
 
 // Snapshot is one version of the list.
 type Snapshot struct {
-	version string
-	asOf    time.Time
-	stale   string // why this is not the newest version, or no version at all; empty when it is
-	none    bool   // there is no good version: every answer is unknown
-	rules   []rule
-	tenants sync.Map // tenant → map[string]time.Time, token or clear value by kind → expiry
+	part             // of both places together
+	version string   // of what both say
+	tenants sync.Map // tenant → marks
+}
+
+// both is the snapshot of what the two places say.
+func both(file, stored part) *Snapshot {
+	s := &Snapshot{part: part{asOf: file.asOf, stale: file.stale, none: file.none || stored.none, rules: file.rules, stored: stored.stored}}
+	if stored.asOf.After(s.asOf) {
+		s.asOf = stored.asOf
+	}
+	if s.stale == "" {
+		s.stale = stored.stale
+	}
+	s.digest = sha256.Sum256(append(file.digest[:], stored.digest[:]...))
+	s.version = hex.EncodeToString(s.digest[:6])
+	return s
 }
 
 // ParseList reads a YAML list of entries; the error names every bad one by position, never by value.
 func ParseList(data []byte, asOf time.Time) (*Snapshot, error) {
+	file, err := parse(data, asOf)
+	return both(file, part{}), err
+}
+
+func parse(data []byte, asOf time.Time) (part, error) {
 	var entries []entry
 	if err := yaml.Strict(data, &entries); err != nil {
-		return nil, errors.New("not a YAML list of entries with kind, value, tenant, reason, added_by, expires_at")
+		return part{}, errors.New("not a YAML list of entries with kind, value, tenant, reason, added_by, expires_at")
 	}
-	sum := sha256.Sum256(data)
-	s := &Snapshot{version: hex.EncodeToString(sum[:6]), asOf: asOf}
+	p := part{digest: sha256.Sum256(data), asOf: asOf}
 	var errs []error
 	for i, e := range entries {
-		r, err := e.understand()
+		value, err := lists.Understand(e.Kind, string(e.Value))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("entry %d: %w", i+1, err))
 			continue
 		}
-		s.rules = append(s.rules, r)
-	}
-	return s, errors.Join(errs...)
-}
-
-func (e entry) understand() (rule, error) {
-	r := rule{kind: e.Kind, tenant: e.Tenant, value: txn.Secretive(string(e.Value))}
-	if e.ExpiresAt != nil {
-		r.expires = *e.ExpiresAt
-	}
-	if e.Value == "" {
-		return r, errors.New("value is missing")
-	}
-	switch e.Kind {
-	case txn.KindDocument:
-		d, err := txn.ParseDocument(string(e.Value))
-		r.value = d.Personal
-		return r, err
-	case txn.KindDocumentRoot:
-		d, err := brdoc.Parse(string(e.Value) + "000000")
-		if err != nil || d.Root() == "" {
-			return r, errors.New("a root is a CNPJ's first 8 characters")
+		r := rule{kind: e.Kind, value: value, tenant: e.Tenant}
+		if e.ExpiresAt != nil {
+			r.expires = *e.ExpiresAt
 		}
-		r.value = txn.Secretive(d.Root())
-	case txn.KindIP:
-		return e.network(r)
-	case txn.KindAccount, txn.KindPixKey, txn.KindCustomerID, txn.KindDeviceID, txn.KindCardToken, "merchant_id", "terminal_id":
-	default:
-		return r, errors.New("kind is unknown")
+		p.rules = append(p.rules, r)
 	}
-	return r, nil
+	return p, errors.Join(errs...)
 }
 
-// network reads an address, or a network of one of the sizes that transactions carry tokens for.
-func (e entry) network(r rule) (rule, error) {
-	if ip, _, _, ok := txn.Networks(string(e.Value)); ok {
-		r.value = txn.Secretive(ip)
-		return r, nil
+// collect is the block list among stored entries.
+func collect(entries []store.ListEntry, asOf time.Time) part {
+	p := part{asOf: asOf, stored: map[string]marks{}}
+	sum := sha256.New()
+	for _, e := range entries {
+		if e.List != lists.Block {
+			continue
+		}
+		var expires time.Time
+		if e.ExpiresAt != nil {
+			expires = e.ExpiresAt.Time
+		}
+		if p.stored[e.Tenant] == nil {
+			p.stored[e.Tenant] = marks{}
+		}
+		p.stored[e.Tenant].add(lists.Mark{Kind: e.Kind, Shown: e.Value}, expires)
+		fmt.Fprintf(sum, "%q %q %q %d\n", e.Tenant, e.Kind, e.Value, expires.UnixMilli())
 	}
-	p, err := netip.ParsePrefix(string(e.Value))
-	if err != nil {
-		return r, errors.New("not an address or network")
-	}
-	near, wide := 24, 16
-	if p.Addr().Is6() {
-		near, wide = 64, 48
-	}
-	switch p.Bits() {
-	case near:
-		r.kind = txn.KindIPNear
-	case wide:
-		r.kind = txn.KindIPWide
-	default:
-		return r, errors.New("networks are /24 and /16, for IPv6 /64 and /48")
-	}
-	r.value = txn.Secretive(p.Masked().String())
-	return r, nil
+	sum.Sum(p.digest[:0])
+	return p
 }
 
-// check looks a transaction up.
+// check looks a transaction up. What is found in one place is a hit whatever has become of the other.
 func (s *Snapshot) check(tenant string, t txn.Sealed, keys Keys, now time.Time) txn.Check {
 	asOf := txn.At(s.asOf)
 	c := txn.Check{Name: CheckBlocklist, Status: txn.Clear, AsOf: &asOf, Version: s.version, Cache: "fresh", Error: s.stale}
 	if s.stale != "" {
 		c.Cache = "stale"
 	}
-	if s.none {
-		c.Status, c.AsOf, c.Cache = txn.Unknown, nil, ""
-		return c
-	}
-	if len(s.rules) == 0 {
-		return c
-	}
-	known, err := s.tokens(tenant, keys)
+	known, err := s.marks(tenant, keys)
 	if err != nil {
 		c.Status, c.Error = txn.Unknown, "keys"
 		return c
 	}
-	for _, key := range keysOf(t) {
-		if expires, ok := known[key]; ok && (expires.IsZero() || now.Before(expires)) {
+	for _, mark := range lists.Marks(t) {
+		if expires, ok := known[mark]; ok && (expires.IsZero() || now.Before(expires)) {
 			c.Status = txn.Hit
 		}
+	}
+	if s.none && c.Status == txn.Clear {
+		c.Status, c.AsOf, c.Cache = txn.Unknown, nil, ""
 	}
 	return c
 }
 
-// tokens returns the list as one tenant's transactions show it, made once per tenant.
-func (s *Snapshot) tokens(tenant string, keys Keys) (map[string]time.Time, error) {
+// marks returns the list as one tenant's transactions show it, made once per tenant.
+func (s *Snapshot) marks(tenant string, keys Keys) (marks, error) {
+	if len(s.rules) == 0 {
+		return s.stored[tenant], nil
+	}
 	if m, ok := s.tenants.Load(tenant); ok {
-		return m.(map[string]time.Time), nil
+		return m.(marks), nil
 	}
 	box, err := keys.Box(tenant)
 	if err != nil {
 		return nil, err
 	}
-	m := map[string]time.Time{}
+	m := marks{}
+	maps.Copy(m, s.stored[tenant])
 	for _, r := range s.rules {
 		if r.tenant != "" && r.tenant != tenant {
 			continue
 		}
-		token := r.value.Reveal()
-		if r.kind != "merchant_id" && r.kind != "terminal_id" {
-			if token, err = box.Token(r.kind, token); err != nil {
-				return nil, err
-			}
+		shown, err := r.value.Shown(box)
+		if err != nil {
+			return nil, err
 		}
-		key := r.kind + "/" + token
-		if known, twice := m[key]; !twice || outlives(r.expires, known) {
-			m[key] = r.expires
-		}
+		m.add(lists.Mark{Kind: r.kind, Shown: shown}, r.expires)
 	}
 	s.tenants.Store(tenant, m)
 	return m, nil
@@ -199,66 +209,59 @@ func (s *Snapshot) tokens(tenant string, keys Keys) (map[string]time.Time, error
 // outlives tells which of two entries for one value counts longer; zero never ends.
 func outlives(a, b time.Time) bool { return !b.IsZero() && (a.IsZero() || a.After(b)) }
 
-// keysOf lists what a transaction can be found by.
-func keysOf(t txn.Sealed) []string {
-	var out []string
-	add := func(kind, token string) {
-		if token != "" {
-			out = append(out, kind+"/"+token)
-		}
-	}
-	for _, p := range []*txn.SealedParty{&t.Payer, t.Payee} {
-		if p == nil {
-			continue
-		}
-		add(txn.KindCustomerID, p.CustomerID)
-		if p.Document != nil {
-			add(txn.KindDocument, p.Document.Token)
-			add(txn.KindDocumentRoot, p.Document.Root)
-		}
-		if p.Account != nil {
-			add(txn.KindAccount, p.Account.Token)
-		}
-		if p.PixKey != nil {
-			add(txn.KindPixKey, p.PixKey.Token)
-		}
-	}
-	if d := t.Device; d != nil {
-		add(txn.KindDeviceID, d.ID)
-	}
-	if c := t.Card; c != nil {
-		add(txn.KindCardToken, c.Token)
-	}
-	if n := t.Network; n != nil {
-		add(txn.KindIP, n.IP)
-		add(txn.KindIPNear, n.Near)
-		add(txn.KindIPWide, n.Wide)
-	}
-	if m := t.Merchant; m != nil {
-		add("merchant_id", m.ID)
-		add("terminal_id", m.TerminalID)
-	}
-	return out
-}
-
-// list follows a file. A version that cannot be read leaves the last good one in use, as stale.
+// list follows its two places. A version that cannot be read leaves the last good one in use, as stale.
 type list struct {
-	path string
-	now  func() time.Time
-	log  zerolog.Logger
+	path   string // empty: no file
+	stored Lists  // nil: nothing is stored
+	now    func() time.Time
+	log    zerolog.Logger
 
 	size     int64
 	modified time.Time
+	mu       sync.Mutex
+	parts    struct{ file, stored part }
 	snapshot atomic.Pointer[Snapshot]
 }
 
-func newList(path string, now func() time.Time, log zerolog.Logger) *list {
-	l := &list{path: path, now: now, log: log}
-	l.snapshot.Store(&Snapshot{version: "empty", asOf: now()})
+func newList(path string, stored Lists, now func() time.Time, log zerolog.Logger) *list {
+	l := &list{path: path, stored: stored, now: now, log: log}
+	l.parts.file = part{asOf: now(), none: path != ""}
+	if stored != nil {
+		l.parts.stored = part{none: true, stale: unavailable}
+	}
+	l.snapshot.Store(both(l.parts.file, l.parts.stored))
 	return l
 }
 
 func (l *list) current() *Snapshot { return l.snapshot.Load() }
+
+// use puts what change makes of a part in its place. A part that says what it said is left, with all that was made of it.
+func (l *list) use(p *part, change func(part) part) (changed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next := change(*p)
+	if next.digest == p.digest && next.stale == p.stale && next.none == p.none {
+		return false
+	}
+	*p = next
+	l.snapshot.Store(both(l.parts.file, l.parts.stored))
+	return true
+}
+
+func replaced(by part) func(part) part { return func(part) part { return by } }
+
+// Why a part is not the newest.
+const (
+	invalid     = "invalid"
+	unavailable = "unavailable"
+)
+
+func spoiled(why string) func(part) part {
+	return func(p part) part {
+		p.stale = why
+		return p
+	}
+}
 
 // reload reads the file if it changed since it was last read, well or not. One that could not be read at all is tried again.
 func (l *list) reload() {
@@ -274,26 +277,28 @@ func (l *list) reload() {
 	if err == nil {
 		data, err = os.ReadFile(l.path)
 	}
-	if err != nil {
-		l.spoil(err)
-		return
+	var next part
+	if err == nil {
+		l.size, l.modified = info.Size(), info.ModTime()
+		next, err = parse(data, l.now())
 	}
-	l.size, l.modified = info.Size(), info.ModTime()
-	next, err := ParseList(data, l.now())
-	if err != nil {
-		l.spoil(err)
-		return
+	switch {
+	case err != nil && l.use(&l.parts.file, spoiled(invalid)):
+		l.log.Error().Err(err).Msg("block list cannot be read")
+	case err == nil && l.use(&l.parts.file, replaced(next)):
+		l.log.Info().Str("version", l.current().version).Int("entries", len(next.rules)).Msg("block list loaded")
 	}
-	l.snapshot.Store(next)
-	l.log.Info().Str("version", next.version).Int("entries", len(next.rules)).Msg("block list loaded")
 }
 
-// spoil marks what is in use as not the newest.
-func (l *list) spoil(err error) {
-	last := l.current()
-	if last.stale != "" {
-		return
+// load reads what is stored.
+func (l *list) load(ctx context.Context) error {
+	entries, err := l.stored.ListEntries(ctx)
+	if err != nil {
+		l.use(&l.parts.stored, spoiled(unavailable))
+		return fmt.Errorf("stored lists: %w", err)
 	}
-	l.log.Error().Err(err).Msg("block list cannot be read")
-	l.snapshot.Store(&Snapshot{version: last.version, asOf: last.asOf, rules: last.rules, stale: "invalid", none: last.version == "empty"})
+	if l.use(&l.parts.stored, replaced(collect(entries, l.now()))) {
+		l.log.Info().Str("version", l.current().version).Int("entries", len(entries)).Msg("stored lists loaded")
+	}
+	return nil
 }

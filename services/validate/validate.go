@@ -4,6 +4,7 @@ package validate
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"crivo/pkg/app"
@@ -22,7 +23,8 @@ const (
 // Config is what the service needs.
 type Config struct {
 	app.Shell
-	Blocklist string // file; empty: an empty list
+	Blocklist string // file; empty: none
+	Lists     Lists  // nil: the file alone
 	Keys      Keys
 }
 
@@ -33,6 +35,9 @@ type Stage struct {
 	Now  func() time.Time
 }
 
+// firstLoad is how long the start waits for the stored lists. Without them nothing is clear, but what is decided late is no better.
+const firstLoad = 2 * time.Second
+
 // Run checks until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
 	s, wait := Open(ctx, cfg)
@@ -41,18 +46,29 @@ func Run(ctx context.Context, cfg Config) error {
 	return err
 }
 
-// Open returns the step's core. The list's file is read again whenever it changes, until ctx ends; wait returns after that.
+// Open returns the step's core. The list is read again whenever its file or the stored entries change, until ctx ends; wait
+// returns after that.
 func Open(ctx context.Context, cfg Config) (s Stage, wait func()) {
-	list := newList(cfg.Blocklist, cfg.Clock.Now, cfg.Log)
+	list := newList(cfg.Blocklist, cfg.Lists, cfg.Clock.Now, cfg.Log)
 	list.reload()
-	watching := make(chan struct{})
-	go func() {
-		defer close(watching)
+	var watching sync.WaitGroup
+	watching.Go(func() {
 		for stage.Sleep(ctx, time.Second) == nil {
 			list.reload()
 		}
-	}()
-	return Stage{List: list.current, Keys: cfg.Keys, Now: cfg.Clock.Now}, func() { <-watching }
+	})
+	loaded, done := context.WithTimeout(ctx, firstLoad)
+	watching.Go(func() {
+		defer done()
+		if cfg.Lists == nil {
+			return
+		}
+		_ = app.Until(ctx, cfg.Shell, "the stored lists", func(ctx context.Context) error {
+			return streams.Watch(ctx, cfg.Conn, cfg.Log, list.load, streams.TopicLists)
+		})
+	})
+	<-loaded.Done()
+	return Stage{List: list.current, Keys: cfg.Keys, Now: cfg.Clock.Now}, watching.Wait
 }
 
 // Handle checks one transaction. It must be safe to call twice with the same input.

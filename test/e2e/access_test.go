@@ -65,7 +65,7 @@ func TestE23TheDocumentIsValidAndEveryRouteOfItExists(t *testing.T) {
 	}
 	nobody := client{url: crivo.URL}
 	document.operations(func(method, path string) {
-		a := nobody.send(t, method, strings.ReplaceAll(path, "{id}", "x"), nil, "")
+		a := nobody.send(t, method, strings.NewReplacer("{id}", "x", "{list}", "block", "{name}", "x", "{version}", "1").Replace(path), nil, "")
 		want := http.StatusUnauthorized
 		if !strings.HasPrefix(path, "/v1/") {
 			want = http.StatusOK
@@ -97,6 +97,11 @@ func TestE24WhoIsNobodyAndWhoLacksARole(t *testing.T) {
 		{"admin", http.MethodPatch, "/v1/webhook-endpoints/x", `{}`},
 		{"admin", http.MethodDelete, "/v1/webhook-endpoints/x", ""},
 		{"admin", http.MethodPost, "/v1/webhook-endpoints/x/rotate-secret", `{}`},
+		{"admin", http.MethodGet, "/v1/lists/block/entries", ""},
+		{"admin", http.MethodPost, "/v1/lists/block/entries", `{"kind":"device_id","value":"d-1"}`},
+		{"admin", http.MethodDelete, "/v1/lists/block/entries/x", ""},
+		{"read", http.MethodGet, "/v1/rule-sets", ""},
+		{"read", http.MethodGet, "/v1/rule-sets/default/1", ""},
 		{"operator", http.MethodGet, "/v1/tenants", ""},
 		{"operator", http.MethodPost, "/v1/tenants", `{"id":"` + c.tenant + `-x"}`},
 		{"operator", http.MethodGet, "/v1/keys", ""},

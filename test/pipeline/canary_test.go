@@ -103,7 +103,7 @@ func TestNothingPersonalIsLeftInTheClear(t *testing.T) {
 	if !r.Await(t.Context(), n, 20*time.Second) {
 		t.Fatalf("%d of %d decided", len(r.Verdicts()), n)
 	}
-	outputs["refusal"] = refuse(t, s, nc)
+	outputs["refusal"], outputs["list"] = refuse(t, s, nc), block(t, s)
 	m, err := rejected.NextMsg(5 * time.Second)
 	if err != nil {
 		t.Fatal(err)
@@ -176,6 +176,26 @@ func refuse(t *testing.T, s *system.System, nc *nats.Conn) string {
 		t.Fatalf("%d %s %v", broken.Status, broken.Body, err)
 	}
 	return string(a.Body) + string(broken.Body)
+}
+
+// block puts a marked document on the block list and waits until a transaction of it is found there.
+func block(t *testing.T, s *system.System) string {
+	t.Helper()
+	const n = 7777 // nobody else's
+	made, err := s.Do(t.Context(), http.MethodPost, "/v1/lists/block/entries", fmt.Appendf(nil, `{"kind":"document","value":%q}`, document(n)))
+	if err != nil || made.Status != http.StatusCreated {
+		t.Fatalf("%d %s %v", made.Status, made.Body, err)
+	}
+	id, body := canary(n)
+	for k, give := 0, time.Now().Add(20*time.Second); ; k++ {
+		a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", []byte(strings.Replace(body, id, fmt.Sprint(id, "-", k), 1)), "Prefer", "wait=10")
+		if err == nil && bytes.Contains(a.Body, []byte(`{"name":"blocklist","status":"hit"`)) {
+			return string(made.Body)
+		}
+		if err != nil || time.Now().After(give) {
+			t.Fatalf("not found on the list: %d %s %v", a.Status, a.Body, err)
+		}
+	}
 }
 
 func get(t *testing.T, url string) string {

@@ -128,7 +128,8 @@ func TestNothingPersonalIsLeftInRealParts(t *testing.T) {
 	if !r.Await(t.Context(), n, 20*time.Second) {
 		t.Fatalf("%d of %d decided", len(r.Verdicts()), n)
 	}
-	outputs := map[string]string{"MongoDB": dumpMongo(t, mongoURI, name), "Redis": dumpRedis(t, redisURL), "refusal": refuse(t, &c.System, nc)}
+	listed := block(t, &c.System)
+	outputs := map[string]string{"MongoDB": dumpMongo(t, mongoURI, name), "Redis": dumpRedis(t, redisURL), "refusal": refuse(t, &c.System, nc), "list": listed}
 	for service, ops := range c.Operations {
 		outputs["metrics of "+service] = get(t, "http://"+ops+"/metrics")
 	}

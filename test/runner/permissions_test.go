@@ -56,14 +56,14 @@ func login(t *testing.T, s *broker.Server, service string, denied *notes) *nats.
 // mayPublish is the table of DESIGN §2, with the announcements of control.
 var mayPublish = map[string][]string{
 	"edge": {"tx.submitted.acme", "tx.decided.acme", "tx.rejected.acme", "control.keys", "control.tenants", "control.endpoints",
-		"$JS.API.STREAM.INFO.TX_SUBMITTED"},
+		"control.lists", "$JS.API.STREAM.INFO.TX_SUBMITTED"},
 	"enrich":   {"tx.enriched.acme", "tx.scored.acme", "dlq.enrich.reject.acme", "$JS.ACK.TX_SUBMITTED.enrich.1.1.1.1.0", "$JS.API.STREAM.INFO.TX_SUBMITTED"},
 	"validate": {"tx.validated.acme", "tx.scored.acme", "dlq.validate.reject.acme"},
 	"score":    {"tx.scored.acme", "dlq.score.reject.acme"},
 	"persist":  {"tx.decided.acme", "dlq.persist.reject.acme", "edge.e1"},
 	"notify":   {"dlq.notify.reject.acme", "control.endpoints", "$JS.ACK.TX_DECIDED.notify.1.1.1.1.0"},
 	"keeper": {"tx.submitted.acme", "tx.enriched.acme", "tx.validated.acme", "tx.scored.acme", "tx.decided.acme", "control.keys", "control.tenants",
-		"control.endpoints", "dlq.enrich.reject.acme", "dlq.validate.reject.acme", "dlq.score.reject.acme", "dlq.persist.reject.acme",
+		"control.endpoints", "control.lists", "dlq.enrich.reject.acme", "dlq.validate.reject.acme", "dlq.score.reject.acme", "dlq.persist.reject.acme",
 		"dlq.notify.reject.acme", "$JS.API.STREAM.DELETE.TX_DECIDED", "$JS.API.STREAM.PURGE.TX_SUBMITTED", "$JS.API.STREAM.INFO.TX_SUBMITTED",
 		"$JS.API.CONSUMER.DELETE.TX_SCORED.persist", "$JS.ACK.TX_SUBMITTED.enrich.1.1.1.1.0", "$JS.ACK.TX_DECIDED.notify.1.1.1.1.0"},
 }

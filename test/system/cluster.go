@@ -211,7 +211,7 @@ func (c *Cluster) Serve(name string, number int) error {
 	case "enrich":
 		args = append(args, "--redis-url", c.o.RedisURL)
 	case "validate":
-		args = append(args, keyset...)
+		args = append(append(args, mongo...), keyset...)
 	}
 	process := fmt.Sprint(name, "-", number)
 	c.Operations[process] = addresses[0]

@@ -58,7 +58,7 @@ func (s *settings) run(ctx context.Context, shell app.Shell) error {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	core, wait, err := decide.Open(ctx, client.Features(), rules.NewLive(set), validate.Config{Shell: shell, Blocklist: s.Blocklist, Keys: keys}, process.Version)
+	core, wait, err := decide.Open(ctx, client.Features(), rules.NewLive(set), validate.Config{Shell: shell, Blocklist: s.Blocklist, Lists: db.Registry(), Keys: keys}, process.Version)
 	if err != nil {
 		return err
 	}

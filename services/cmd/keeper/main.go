@@ -9,6 +9,7 @@ import (
 	"crivo/pkg/app"
 	"crivo/services/keeper"
 	"crivo/services/process"
+	"crivo/services/rules"
 	"crivo/services/store/mongo"
 	"crivo/streams"
 )
@@ -26,6 +27,10 @@ func main() {
 		})
 	}
 	os.Exit(process.Main(&s, process.Service{Name: "keeper", First: provision, Run: func(ctx context.Context, shell app.Shell) error {
+		set, err := rules.Default()
+		if err != nil {
+			return err
+		}
 		db, err := mongo.Open(mongo.Options{URI: s.MongoURI.Reveal(), Database: s.MongoDatabase, App: "crivo-keeper"})
 		if err != nil {
 			return err
@@ -37,6 +42,8 @@ func main() {
 		beside.Go(func() { _ = app.Until(ctx, shell, "the database, to make the collections", db.Ensure) }) // its error is the end
 		defer beside.Wait()
 		defer stop()
-		return keeper.Run(ctx, keeper.Config{Shell: shell, Transactions: db.Transactions(), Layout: s.Layout(), Tenants: db.Registry().Tenants})
+		registry := db.Registry()
+		return keeper.Run(ctx, keeper.Config{Shell: shell, Transactions: db.Transactions(), RuleSets: registry, Rules: set, Layout: s.Layout(),
+			Tenants: registry.Tenants})
 	}}))
 }

@@ -8,12 +8,14 @@ import (
 	"crivo/pkg/app"
 	"crivo/pkg/seal"
 	"crivo/services/process"
+	"crivo/services/store/mongo"
 	"crivo/services/validate"
 )
 
 func main() {
 	var s struct {
 		process.Common
+		process.Mongo
 		process.Keyset
 		process.Lists
 	}
@@ -22,6 +24,11 @@ func main() {
 		if err != nil {
 			return err
 		}
-		return validate.Run(ctx, validate.Config{Shell: shell, Blocklist: s.Blocklist, Keys: keys})
+		db, err := mongo.Open(mongo.Options{URI: s.MongoURI.Reveal(), Database: s.MongoDatabase, App: "crivo-validate"})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = db.Close(context.Background()) }()
+		return validate.Run(ctx, validate.Config{Shell: shell, Blocklist: s.Blocklist, Lists: db.Registry(), Keys: keys})
 	}}))
 }

@@ -3,24 +3,42 @@ package memory
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 
 	"crivo/services/store"
 )
 
-// Registry holds tenants, keys, endpoints and the audit log in memory.
+// Registry holds what operators set in memory.
 type Registry struct {
 	mu        sync.Mutex
 	tenants   map[string]store.Tenant
 	keys      map[store.Key]store.APIKey
 	endpoints map[store.Key]store.Endpoint
+	entries   []listed // in the order of their making
+	made      int      // entries ever
+	sets      map[version]store.RuleSet
 	acts      []store.Act
+}
+
+// listed is an entry with its place, which pages go by.
+type listed struct {
+	store.ListEntry
+	number int
+}
+
+// version names a rule set.
+type version struct {
+	name   string
+	number int
 }
 
 // NewRegistry returns an empty registry.
 func NewRegistry() *Registry {
-	return &Registry{tenants: map[string]store.Tenant{}, keys: map[store.Key]store.APIKey{}, endpoints: map[store.Key]store.Endpoint{}}
+	return &Registry{tenants: map[string]store.Tenant{}, keys: map[store.Key]store.APIKey{}, endpoints: map[store.Key]store.Endpoint{},
+		sets: map[version]store.RuleSet{}}
 }
 
 // Tenants returns all tenants by id.
@@ -80,6 +98,114 @@ func (r *Registry) DeleteEndpoint(_ context.Context, tenant, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return remove(r.endpoints, tenant, id)
+}
+
+// ListEntries returns every list's entries.
+func (r *Registry) ListEntries(context.Context) ([]store.ListEntry, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]store.ListEntry, len(r.entries))
+	for i, e := range r.entries {
+		out[i] = e.ListEntry
+	}
+	return out, nil
+}
+
+// ListPage returns one page, newest first; the cursor is the last entry's number.
+func (r *Registry) ListPage(_ context.Context, q store.ListQuery) ([]store.ListEntry, string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.made
+	if q.Cursor != "" {
+		n, err := strconv.Atoi(q.Cursor)
+		if err != nil {
+			return nil, "", store.ErrCursor
+		}
+		before = n
+	}
+	out, last := []store.ListEntry{}, 0
+	for _, e := range slices.Backward(r.entries) {
+		if e.number >= before || e.Tenant != q.Tenant || e.List != q.List {
+			continue
+		}
+		if len(out) == q.Limit {
+			return out, strconv.Itoa(last), nil
+		}
+		out, last = append(out, e.ListEntry), e.number
+	}
+	return out, "", nil
+}
+
+// PutListEntry adds an entry, or renews the one of its value.
+func (r *Registry) PutListEntry(_ context.Context, e store.ListEntry) (store.ListEntry, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.IndexFunc(r.entries, func(x listed) bool {
+		return x.Tenant == e.Tenant && x.List == e.List && x.Kind == e.Kind && x.Value == e.Value
+	})
+	if i < 0 {
+		r.entries = append(r.entries, listed{e, r.made})
+		r.made++
+		return e, nil
+	}
+	x := &r.entries[i].ListEntry
+	x.Reason, x.ExpiresAt = e.Reason, e.ExpiresAt
+	return *x, nil
+}
+
+// DeleteListEntry removes an entry or returns store.ErrNotFound.
+func (r *Registry) DeleteListEntry(_ context.Context, tenant, list, id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.IndexFunc(r.entries, func(x listed) bool { return x.Tenant == tenant && x.List == list && x.ID == id })
+	if i < 0 {
+		return store.ErrNotFound
+	}
+	r.entries = slices.Delete(r.entries, i, i+1)
+	return nil
+}
+
+// PutRuleSet adds a version that is absent.
+func (r *Registry) PutRuleSet(_ context.Context, s store.RuleSet) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := version{s.Name, s.Version}
+	if x, ok := r.sets[at]; ok {
+		return unchanged(x, s)
+	}
+	s.Source = slices.Clone(s.Source)
+	r.sets[at] = s
+	return nil
+}
+
+func unchanged(stands, put store.RuleSet) error {
+	if stands.Digest != put.Digest {
+		return store.ErrChanged
+	}
+	return nil
+}
+
+// RuleSets returns all versions, without their sources.
+func (r *Registry) RuleSets(context.Context) ([]store.RuleSet, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := sorted(r.sets, func(s store.RuleSet) string { return fmt.Sprintf("%s/%9d", s.Name, s.Version) })
+	for i := range out {
+		out[i].Source = nil
+	}
+	return out, nil
+}
+
+// RuleSet returns one version or store.ErrNotFound.
+func (r *Registry) RuleSet(_ context.Context, name string, number int) (store.RuleSet, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.sets[version{name, number}]
+	if !ok {
+		return store.RuleSet{}, store.ErrNotFound
+	}
+	s.Source = slices.Clone(s.Source)
+	return s, nil
 }
 
 // Record appends one act to the audit log.

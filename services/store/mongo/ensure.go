@@ -19,12 +19,14 @@ const (
 	tenants      = "tenants"
 	keys         = "keys"
 	endpoints    = "endpoints"
+	listEntries  = "list_entries"
+	ruleSets     = "rule_sets"
 	acts         = "acts"
 )
 
 // schemaNumber grows with every change of layout. A change may add and loosen: processes of the version before go on writing
 // what they know.
-const schemaNumber = 1
+const schemaNumber = 2
 
 // collection is what one has: the type that is written to it, and its indexes beside that of _id, where all uniqueness that
 // matters stands.
@@ -62,6 +64,11 @@ var layout = []collection{
 	{tenants, record{}, nil},
 	{keys, record{}, nil},
 	{endpoints, record{}, nil},
+	{listEntries, listEntry{}, []index{
+		{name: "page", keys: append(up("tenant", "list"), down("number")...)},
+		{name: "id", keys: up("id")},
+	}},
+	{ruleSets, ruleSet{}, []index{{name: "version", keys: up("name", "version")}}},
 	{acts, act{}, []index{{name: "newest", keys: down("at", "_id")}}},
 }
 

@@ -13,6 +13,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/event"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
+	"crivo/pkg/txn"
 	"crivo/services/store"
 	"crivo/services/store/mongo"
 )
@@ -261,7 +262,23 @@ func TestEveryQueryWalksAnIndex(t *testing.T) {
 		"endpoints":      {"_id_", func() error { _, err := reg.Endpoints(ctx); return err }, true},
 		"put":            {"_id_", func() error { return reg.PutTenant(ctx, store.Tenant{ID: "t8"}) }, false},
 		"delete":         {"_id_", func() error { _ = reg.DeleteKey(ctx, "t", "k"); return nil }, false},
-		"acts":           {"newest", func() error { _, err := reg.Acts(ctx, 20); return err }, false},
+		"list entries":   {"_id_", func() error { _, err := reg.ListEntries(ctx); return err }, true},
+		"list page": {"page", func() error {
+			q := store.ListQuery{Tenant: "t", List: "block", Limit: 20}
+			got, next, err := reg.ListPage(ctx, q)
+			if err == nil && (len(got) < 20 || next == "") {
+				return fmt.Errorf("%d listed", len(got))
+			}
+			q.Cursor = next
+			_, _, more := reg.ListPage(ctx, q)
+			return or(err, more)
+		}, false},
+		"list put":     {"_id_", func() error { _, err := reg.PutListEntry(ctx, listed(8)); return err }, false},
+		"list delete":  {"id page", func() error { return reg.DeleteListEntry(ctx, "t", "block", "ent_8") }, false},
+		"rule sets":    {"version", func() error { _, err := reg.RuleSets(ctx); return err }, true},
+		"rule set":     {"_id_", func() error { _, err := reg.RuleSet(ctx, "default", 7); return err }, false},
+		"rule set put": {"_id_", func() error { return reg.PutRuleSet(ctx, version(7)) }, false},
+		"acts":         {"newest", func() error { _, err := reg.Acts(ctx, 20); return err }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sent.take()
@@ -319,6 +336,13 @@ func fill(t testing.TB, db *mongo.DB) {
 	for i := range 400 {
 		err = or(err, db.Registry().Record(ctx, store.Act{Action: fmt.Sprint(i)}))
 	}
+	for i := range 400 {
+		_, putErr := db.Registry().PutListEntry(ctx, listed(i))
+		err = or(err, putErr)
+	}
+	for i := range 40 {
+		err = or(err, db.Registry().PutRuleSet(ctx, version(i+1)))
+	}
 	for i := range 3 {
 		err = or(err, db.Registry().PutTenant(ctx, store.Tenant{ID: fmt.Sprint("t", i)}),
 			db.Registry().PutKey(ctx, store.APIKey{ID: "k", Tenant: fmt.Sprint("t", i)}), db.Registry().PutEndpoint(ctx, store.Endpoint{ID: "e", Tenant: fmt.Sprint("t", i)}))
@@ -326,6 +350,15 @@ func fill(t testing.TB, db *mongo.DB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// listed is an entry of one of two lists.
+func listed(n int) store.ListEntry {
+	return store.ListEntry{ID: fmt.Sprint("ent_", n), Tenant: "t", List: []string{"block", "other"}[n%2], Kind: "document", Value: fmt.Sprint("1.", n), CreatedAt: txn.At(noon)}
+}
+
+func version(n int) store.RuleSet {
+	return store.RuleSet{Name: "default", Version: n, Digest: fmt.Sprint("sha256:", n), Source: make([]byte, 4000), CreatedAt: txn.At(noon)}
 }
 
 func sample(n int) store.Claim {

@@ -85,5 +85,6 @@ func TestNothingDependsOnEnsureHavingRun(t *testing.T) {
 	uri := server(t)
 	storetest.Transactions(t, func(t *testing.T) store.Transactions { return bare(t, mongo.Options{URI: uri}).Transactions() })
 	storetest.Search(t, func(t *testing.T) store.Transactions { return bare(t, mongo.Options{URI: uri}).Transactions() })
+	storetest.Registry(t, func(t *testing.T) store.Registry { return bare(t, mongo.Options{URI: uri}).Registry() })
 	storetest.Deliveries(t, func(t *testing.T) store.Deliveries { return bare(t, mongo.Options{URI: uri}).Deliveries() })
 }

@@ -13,7 +13,7 @@ import (
 	"crivo/services/store"
 )
 
-// Registry holds tenants, keys, endpoints and the audit log, a collection each.
+// Registry holds tenants, keys, endpoints, lists, rule sets and the audit log, a collection each.
 type Registry struct{ db *mongo.Database }
 
 // record is a tenant, a key or an endpoint. What is only read whole is JSON text: names in it that a server could take for
@@ -136,7 +136,11 @@ func (r *Registry) put(ctx context.Context, name string, x record, v any) error 
 }
 
 func (r *Registry) remove(ctx context.Context, name, id string) error {
-	res, err := r.db.Collection(name).DeleteOne(ctx, bson.D{byID(id)})
+	return r.removeOne(ctx, name, bson.D{byID(id)})
+}
+
+func (r *Registry) removeOne(ctx context.Context, name string, filter bson.D) error {
+	res, err := r.db.Collection(name).DeleteOne(ctx, filter)
 	switch {
 	case err != nil:
 		return failed("delete", err)

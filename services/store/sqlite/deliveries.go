@@ -3,9 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/base64"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -214,10 +212,9 @@ func (d *Deliveries) List(ctx context.Context, q store.DeliveryQuery) ([]store.D
 		}
 	}
 	if q.Cursor != "" {
-		text, err := base64.RawURLEncoding.DecodeString(q.Cursor)
-		number, numErr := strconv.ParseInt(string(text), 10, 64)
-		if err != nil || numErr != nil {
-			return nil, "", store.ErrCursor
+		number, err := readCursor(q.Cursor)
+		if err != nil {
+			return nil, "", err
 		}
 		where, args = append(where, "number < ?"), append(args, number)
 	}
@@ -230,7 +227,7 @@ func (d *Deliveries) List(ctx context.Context, q store.DeliveryQuery) ([]store.D
 	if err != nil || len(out) <= q.Limit {
 		return out, "", err
 	}
-	return out[:q.Limit], base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(numbers[q.Limit-1], 10))), nil
+	return out[:q.Limit], cursorOf(numbers[q.Limit-1]), nil
 }
 
 func scanDeliveries(rows *sql.Rows) ([]store.Delivery, error) {

@@ -10,14 +10,25 @@ import (
 	"crivo/services/store"
 )
 
-// Registry holds tenants, keys, endpoints and the audit log in one SQLite file.
+// Registry holds what operators set in one SQLite file.
 type Registry struct{ *file }
 
 var registrySchema = []string{`
 CREATE TABLE tenants (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
 CREATE TABLE keys (tenant TEXT NOT NULL, id TEXT NOT NULL, hash TEXT NOT NULL, source TEXT NOT NULL, doc TEXT NOT NULL, PRIMARY KEY (tenant, id)) STRICT;
 CREATE TABLE endpoints (tenant TEXT NOT NULL, id TEXT NOT NULL, secrets TEXT NOT NULL, doc TEXT NOT NULL, PRIMARY KEY (tenant, id)) STRICT;
-CREATE TABLE audit (number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, doc TEXT NOT NULL) STRICT`}
+CREATE TABLE audit (number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, doc TEXT NOT NULL) STRICT`, `
+CREATE TABLE list_entries (
+	number INTEGER PRIMARY KEY,
+	tenant TEXT NOT NULL, list TEXT NOT NULL, kind TEXT NOT NULL, value TEXT NOT NULL, id TEXT NOT NULL,
+	reason TEXT NOT NULL, added_by TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER,
+	UNIQUE (tenant, list, kind, value)
+) STRICT;
+CREATE INDEX list_page ON list_entries (tenant, list, number);
+CREATE INDEX list_id ON list_entries (tenant, list, id);
+CREATE TABLE rule_sets (
+	name TEXT NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL, source BLOB NOT NULL, created_at INTEGER NOT NULL, PRIMARY KEY (name, version)
+) STRICT`}
 
 // OpenRegistry opens or makes the registry at path.
 func OpenRegistry(path string, o Options) (*Registry, error) {
