@@ -104,6 +104,11 @@ func (s server) table(ctx context.Context, path string, columns ...string) error
 	if err := s.ask(ctx, http.MethodGet, path, nil, &answer); err != nil {
 		return err
 	}
+	return s.printItems(answer, columns...)
+}
+
+// printItems prints chosen members of a list.
+func (s server) printItems(answer jsontext.Value, columns ...string) error {
 	return s.print(answer, func() error {
 		var list struct {
 			Items []map[string]any `json:"items"`

@@ -20,6 +20,7 @@ type root struct {
 	Submit    SubmitCmd    `cmd:"" help:"Send transactions from files."`
 	Bench     BenchCmd     `cmd:"" help:"Measure a system under open-loop load."`
 	Endpoints EndpointsCmd `cmd:"" help:"Webhook endpoints: create, list, delete."`
+	DLQ       DLQCmd       `cmd:"" name:"dlq" help:"Dead letters: list, show, redrive, discard."`
 	Keys      KeysCmd      `cmd:"" help:"API keys: create, list, delete."`
 	Streams   StreamsCmd   `cmd:"" help:"Streams and consumers of a broker: apply, show, diff."`
 	Settings  ConfigCmd    `cmd:"" name:"config" help:"Print the effective configuration of up, secrets masked."`

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/time/rate"
 
 	"crivo/pkg/app"
 	"crivo/pkg/batch"
@@ -77,6 +78,7 @@ type edge struct {
 	publishes *batch.Group[stage.Output, struct{}]
 	gate      gate
 	flights   *flights
+	redrives  *rate.Limiter
 	directory *directory
 	metrics   *metrics
 	full      atomic.Bool
@@ -94,7 +96,7 @@ const drainTime = 12 * time.Second
 const noticeTime = 200 * time.Millisecond
 
 func newEdge(cfg Config) *edge {
-	e := &edge{Config: cfg, flights: newFlights(), metrics: newMetrics(cfg.Metrics), gate: newGate(), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
+	e := &edge{Config: cfg, flights: newFlights(), redrives: rate.NewLimiter(redriveRate, 1), metrics: newMetrics(cfg.Metrics), gate: newGate(), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
 	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
 	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
 	return e

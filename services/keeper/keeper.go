@@ -114,6 +114,9 @@ func (k *keeper) round(ctx context.Context) {
 	}
 	k.failed("announcing", k.announce(ctx))
 	k.failed("purge", k.purge(ctx))
+	if info, _, err := k.info(ctx, streams.DeadLetters); err == nil {
+		k.metrics.letters.Set(float64(info.State.Msgs))
+	}
 }
 
 // failed logs a part of the round that did not work, once until it works again; the next round tries it again.

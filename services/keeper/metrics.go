@@ -8,6 +8,7 @@ import (
 type metrics struct {
 	finds   *prometheus.CounterVec
 	horizon *prometheus.GaugeVec
+	letters prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -16,8 +17,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "What the keeper mended: decision put back, claim run again, decision announced, messages purged."}, []string{"find"}),
 		horizon: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "crivo_replay_horizon_seconds",
 			Help: "Unix time of the oldest message in a stream: replay reaches back to it."}, []string{"stream"}),
+		letters: prometheus.NewGauge(prometheus.GaugeOpts{Name: "crivo_dead_letters", Help: "Messages that were given up and wait for a person."}),
 	}
-	reg.MustRegister(m.finds, m.horizon)
+	reg.MustRegister(m.finds, m.horizon, m.letters)
 	return m
 }
 
