@@ -61,7 +61,7 @@ const letterPrefix = "dl_"
 func letterID(l streams.Letter) string { return letterPrefix + strconv.FormatUint(l.Sequence, 10) }
 
 // letterLooks bounds what is read for one page, where others' letters stand between.
-const letterLooks = 5000
+const letterLooks = 2000
 
 // letters returns up to limit of the letters that m may see, and the sequence to go on from, 0 at the end.
 func (e *edge) letters(ctx context.Context, m *member, q streams.LetterQuery, limit int) (page []streams.Letter, next uint64, err error) {
@@ -248,11 +248,16 @@ func (e *edge) dropLetter(ctx context.Context, l streams.Letter) error {
 	if err == nil {
 		err = stream.DeleteMsg(ctx, l.Sequence)
 	}
-	var api *jetstream.APIError
-	if err == nil || errors.As(err, &api) && api.ErrorCode == noSequence {
+	if err == nil || errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) && e.gone(ctx, l) {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", errBroker, err)
 }
 
-const noSequence = 10043 // the broker's code for a message that is not there
+// gone tells that a letter is not there; the broker has several words for what it could not delete.
+func (e *edge) gone(ctx context.Context, l streams.Letter) bool {
+	for range streams.Letters(ctx, e.JS, streams.LetterQuery{First: l.Sequence, Last: l.Sequence}) {
+		return false // there, or not known
+	}
+	return true
+}
