@@ -97,6 +97,11 @@ func TestE24WhoIsNobodyAndWhoLacksARole(t *testing.T) {
 		{"admin", http.MethodPatch, "/v1/webhook-endpoints/x", `{}`},
 		{"admin", http.MethodDelete, "/v1/webhook-endpoints/x", ""},
 		{"admin", http.MethodPost, "/v1/webhook-endpoints/x/rotate-secret", `{}`},
+		{"admin operator", http.MethodGet, "/v1/dead-letters", ""},
+		{"admin operator", http.MethodGet, "/v1/dead-letters/x", ""},
+		{"admin operator", http.MethodDelete, "/v1/dead-letters/x", ""},
+		{"admin operator", http.MethodPost, "/v1/dead-letters/x/redrive", ""},
+		{"admin operator", http.MethodPost, "/v1/dead-letters/redrive", `{"dry_run":true}`},
 		{"operator", http.MethodGet, "/v1/tenants", ""},
 		{"operator", http.MethodPost, "/v1/tenants", `{"id":"` + c.tenant + `-x"}`},
 		{"operator", http.MethodGet, "/v1/keys", ""},
@@ -107,7 +112,7 @@ func TestE24WhoIsNobodyAndWhoLacksARole(t *testing.T) {
 		one := c.as(operator().newKey(t, c.tenant, "", role))
 		for _, r := range routes {
 			a := one.send(t, r.method, r.path, strings.NewReader(r.body), r.body)
-			if (a.status == http.StatusForbidden) != (r.role != role) {
+			if (a.status == http.StatusForbidden) == strings.Contains(r.role, role) {
 				t.Errorf("%s with role %s: %d", r.method+" "+r.path, role, a.status)
 			}
 			if a.status == http.StatusForbidden {

@@ -23,14 +23,14 @@ import (
 )
 
 // guarded is a broker that knows who is who.
-func guarded(t *testing.T) *broker.Server {
+func guarded(t testing.TB) *broker.Server {
 	t.Helper()
 	dir := t.TempDir()
 	return start(t, broker.Options{Dir: filepath.Join(dir, "nats"), Keys: filepath.Join(dir, "nats-keys.json")})
 }
 
 // login connects as a service does; what the broker refuses it goes to denied.
-func login(t *testing.T, s *broker.Server, service string, denied *notes) *nats.Conn {
+func login(t testing.TB, s *broker.Server, service string, denied *notes) *nats.Conn {
 	t.Helper()
 	publish, subscribe := streams.Permissions(service)
 	who, err := s.As(service, publish, subscribe)
