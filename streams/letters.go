@@ -38,7 +38,7 @@ type LetterQuery struct {
 }
 
 const (
-	letterBatch = 256
+	letterBatch = 512
 	letterBytes = 1 << 20 // of one batch, beyond its last letter: the client holds it
 	letterTime  = 5 * time.Second
 )

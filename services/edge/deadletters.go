@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/url"
 	"slices"
@@ -256,8 +257,8 @@ func (e *edge) dropLetter(ctx context.Context, l streams.Letter) error {
 
 // gone tells that a letter is not there; the broker has several words for what it could not delete.
 func (e *edge) gone(ctx context.Context, l streams.Letter) bool {
-	for range streams.Letters(ctx, e.JS, streams.LetterQuery{First: l.Sequence, Last: l.Sequence}) {
-		return false // there, or not known
-	}
-	return true
+	next, stop := iter.Pull2(streams.Letters(ctx, e.JS, streams.LetterQuery{First: l.Sequence, Last: l.Sequence}))
+	defer stop()
+	_, _, found := next() // or an error: not known to be gone
+	return !found
 }

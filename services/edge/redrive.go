@@ -163,7 +163,10 @@ func (e *edge) redriveAll(ctx context.Context, m *member, q streams.LetterQuery,
 	if q.Last == 0 {
 		return nil // there never was a letter
 	}
-	start := q.First
+	start, size := q.First, redrivePage
+	if dry {
+		size = letterLooks
+	}
 	stopped := func(at uint64, err error) error {
 		if out.Matched == 0 && (ctx.Err() == nil || at <= max(1, start)) {
 			return err
@@ -172,7 +175,7 @@ func (e *edge) redriveAll(ctx context.Context, m *member, q streams.LetterQuery,
 		return nil
 	}
 	for {
-		page, next, err := e.letters(ctx, m, q, redrivePage)
+		page, next, err := e.letters(ctx, m, q, size)
 		if err != nil {
 			return stopped(max(1, q.First), err)
 		}
