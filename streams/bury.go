@@ -15,14 +15,19 @@ import (
 
 // Headers of a dead letter, beside those that the message had.
 const (
-	HeaderStep     = "Crivo-Dead-Step"
-	HeaderCause    = "Crivo-Dead-Cause"
-	HeaderStream   = "Crivo-Dead-Stream"
-	HeaderSequence = "Crivo-Dead-Sequence"
-	HeaderAttempts = "Crivo-Dead-Attempts"
-	HeaderFirstAt  = "Crivo-Dead-First-At" // Unix ms, when the broker stored the message
-	HeaderDetail   = "Crivo-Dead-Detail"
+	HeaderStep      = "Crivo-Dead-Step"
+	HeaderCause     = "Crivo-Dead-Cause"
+	HeaderStream    = "Crivo-Dead-Stream"
+	HeaderSequence  = "Crivo-Dead-Sequence"
+	HeaderSubject   = "Crivo-Dead-Subject"
+	HeaderMessageID = "Crivo-Dead-Message-Id"
+	HeaderAttempts  = "Crivo-Dead-Attempts" // those on record: the first run is not
+	HeaderFirstAt   = "Crivo-Dead-First-At" // Unix ms, when the broker stored the message
+	HeaderDetail    = "Crivo-Dead-Detail"
 )
+
+// NoTenant stands in a letter's subject for a tenant that could not be read. No tenant may have this name.
+const NoTenant = "unknown"
 
 // Faulted is the reason code of a decision made because processing failed.
 const Faulted = "PROCESSING_FAULT"
@@ -65,23 +70,27 @@ func letter(spec stage.Spec, b stage.Burial, ident Ident) stage.Output {
 	h.Set(HeaderCause, b.Cause)
 	h.Set(HeaderStream, spec.Stream)
 	h.Set(HeaderSequence, strconv.FormatUint(b.Message.Sequence, 10))
+	h.Set(HeaderSubject, line(b.Message.Subject))
+	if id := b.Message.Header.Get(nats.MsgIdHdr); id != "" {
+		h.Set(HeaderMessageID, line(id))
+	}
 	h.Set(HeaderAttempts, strconv.Itoa(b.Attempts))
 	h.Set(HeaderFirstAt, strconv.FormatInt(b.Message.Stored.UnixMilli(), 10))
 	if b.Err != nil {
-		h.Set(HeaderDetail, detail(b.Err))
+		h.Set(HeaderDetail, line(b.Err.Error()))
 	}
 	tenant := ident.Tenant
 	if !tenantName.MatchString(tenant) {
-		tenant = "unknown" // a subject must not be made of rubbish: the letter could never be stored
+		tenant = NoTenant // a subject must not be made of rubbish: the letter could never be stored
 	}
 	return stage.Output{Subject: "dlq." + b.Step + "." + b.Cause + "." + tenant, Header: h, Data: b.Message.Data,
 		ID: b.Step + "/" + spec.Stream + "/" + strconv.FormatUint(b.Message.Sequence, 10) + "/" + strconv.FormatInt(b.Message.Stored.UnixMilli(), 10)}
 }
 
-// detail is err's text on one line, cut so that the letter stays within the broker's limit whatever the error quotes.
-func detail(err error) string {
+// line is text on one line, cut so that the letter stays within the broker's limit whatever an error quotes.
+func line(text string) string {
 	const most = 1 << 10
-	text := strings.ToValidUTF8(strings.Map(printable, err.Error()), "")
+	text = strings.ToValidUTF8(strings.Map(printable, text), "")
 	if len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "")
 	}

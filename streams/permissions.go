@@ -23,6 +23,7 @@ func Permissions(service string) (publish, subscribe []string) {
 		for _, s := range Steps {
 			publish = append(publish, "$JS.API.STREAM.INFO."+s.Stream) // for the room in it
 		}
+		publish = append(publish, letters...)
 		subscribe = append(subscribe, "tx.intake.*", "edge.*", "control.>", "$SRV.>")
 	case "enrich":
 		publish = append(publish, "tx.enriched.*", "tx.scored.*", "$JS.API.DIRECT.GET."+Submitted+".>", "$JS.API.DIRECT.GET."+Submitted,
@@ -48,6 +49,9 @@ func Permissions(service string) (publish, subscribe []string) {
 // attempts are the subjects behind the bucket of attempts.
 var attempts = []string{"$JS.API.STREAM.INFO.KV_" + AttemptsBucket, "$JS.API.DIRECT.GET.KV_" + AttemptsBucket + ".>",
 	"$JS.API.STREAM.MSG.GET.KV_" + AttemptsBucket, "$KV." + AttemptsBucket + ".>"}
+
+// letters are the subjects behind dead letters for who reads and removes them: no consumer, which could send them anywhere.
+var letters = []string{"$JS.API.STREAM.INFO." + DeadLetters, "$JS.API.DIRECT.GET." + DeadLetters, "$JS.API.STREAM.MSG.DELETE." + DeadLetters}
 
 // InboxPrefix is where a service's answers arrive.
 func InboxPrefix(service string) string { return "_INBOX_" + service }

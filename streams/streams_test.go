@@ -179,7 +179,7 @@ func message(t *testing.T, e any) stage.Message {
 	}
 	h := ident().Header()
 	h.Set(nats.MsgIdHdr, "acme/ord-10023/x/2")
-	return stage.Message{Header: h, Data: data, Sequence: 42, Stored: time.UnixMilli(1_795_388_711_500), Deliveries: 4}
+	return stage.Message{Subject: "tx.x.acme", Header: h, Data: data, Sequence: 42, Stored: time.UnixMilli(1_795_388_711_500), Deliveries: 4}
 }
 
 // claim is the body of the claim, as the store would give it.
@@ -265,7 +265,7 @@ func checkLetter(t *testing.T, letter stage.Output, spec stage.Spec, cause strin
 	}
 	want := ident().Header()
 	for name, value := range map[string]string{"Step": spec.Step, "Cause": cause, "Stream": spec.Stream, "Sequence": "42", "Attempts": "3",
-		"First-At": "1795388711500", "Detail": "why so"} {
+		"Subject": m.Subject, "Message-Id": m.Header.Get(nats.MsgIdHdr), "First-At": "1795388711500", "Detail": "why so"} {
 		want.Set("Crivo-Dead-"+name, value)
 	}
 	if diff := cmp.Diff(want, letter.Header); diff != "" {

@@ -20,6 +20,7 @@ type root struct {
 	Submit    SubmitCmd    `cmd:"" help:"Send transactions from files."`
 	Bench     BenchCmd     `cmd:"" help:"Measure a system under open-loop load."`
 	Endpoints EndpointsCmd `cmd:"" help:"Webhook endpoints: create, list, delete."`
+	DLQ       DLQCmd       `cmd:"" name:"dlq" help:"Dead letters: list, show, redrive, discard."`
 	Keys      KeysCmd      `cmd:"" help:"API keys: create, list, delete."`
 	Lists     ListsCmd     `cmd:"" help:"Lists that transactions are checked against: add, list, remove."`
 	Rules     RulesCmd     `cmd:"" help:"Versions of rule sets: list, show."`

@@ -130,6 +130,11 @@ func (e *edge) current(ctx context.Context, tenant store.Tenant, entry store.Ent
 	if entry.Decided() || !now.After(entry.Deadline) {
 		return entry, nil
 	}
+	return e.raise(ctx, tenant, entry, now)
+}
+
+// raise gives an undecided entry another run, accepted anew at now.
+func (e *edge) raise(ctx context.Context, tenant store.Tenant, entry store.Entry, now time.Time) (store.Entry, error) {
 	raised, err := e.Transactions.Raise(ctx, store.Raise{Key: entry.Key, FromRun: entry.Run, AcceptedAt: now,
 		Deadline: now.Add(time.Duration(tenant.DeadlineMS) * time.Millisecond)})
 	if errors.Is(err, store.ErrChanged) {

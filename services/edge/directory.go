@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,7 +56,15 @@ type member struct {
 	limiter *rate.Limiter // nil: no limit
 }
 
-func (m *member) may(role string) bool { return slices.Contains(m.Roles, role) }
+// may tells whether a key has one of roles, which are separated by spaces.
+func (m *member) may(roles string) bool {
+	for role := range strings.FieldsSeq(roles) {
+		if slices.Contains(m.Roles, role) {
+			return true
+		}
+	}
+	return false
+}
 
 // allow takes one request off the key's rate, or says how long until the next one.
 func (m *member) allow() error {

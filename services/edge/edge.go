@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/time/rate"
 
 	"crivo/pkg/app"
 	"crivo/pkg/batch"
@@ -88,6 +89,7 @@ type edge struct {
 	life      context.Context // outlives requests, ends with the edge
 	gate      gate
 	flights   *flights
+	redrives  *rate.Limiter
 	directory *directory
 	metrics   *metrics
 	full      atomic.Bool
@@ -108,7 +110,8 @@ const landTime = 2 * time.Second
 const noticeTime = 200 * time.Millisecond
 
 func newEdge(cfg Config) *edge {
-	e := &edge{Config: cfg, life: context.Background(), flights: newFlights(), metrics: newMetrics(cfg.Metrics), gate: newGate(), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
+	e := &edge{Config: cfg, life: context.Background(), flights: newFlights(), redrives: rate.NewLimiter(redriveRate, 1), metrics: newMetrics(cfg.Metrics),
+		gate: newGate(), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
 	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
 	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
 	e.guards = &batch.Group[*flight, store.Entry]{Most: groupSize, Write: e.writeGuards, Size: e.metrics.group("guard")}

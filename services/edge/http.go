@@ -52,6 +52,7 @@ func (e *edge) routes() chi.Router {
 	e.route(r, http.MethodDelete, "/v1/lists/{list}/entries/{id}", roleAdmin, bounded(e.deleteEntry))
 	e.route(r, http.MethodGet, "/v1/rule-sets", roleRead, bounded(e.getRuleSets))
 	e.route(r, http.MethodGet, "/v1/rule-sets/{name}/{version}", roleRead, bounded(e.getRuleSet))
+	e.routeDeadLetters(r)
 	e.route(r, http.MethodPost, "/v1/tenants", roleOperator, bounded(e.postTenant))
 	e.route(r, http.MethodGet, "/v1/tenants", roleOperator, bounded(e.getTenants))
 	e.route(r, http.MethodPost, "/v1/keys", roleOperator, bounded(e.postKey))
@@ -75,7 +76,7 @@ func bounded(h handler) handler {
 	}
 }
 
-// route adds a route that a key with role may call.
+// route adds a route that a key with role, or one of several, may call.
 func (e *edge) route(r chi.Router, method, pattern, role string, h handler) {
 	r.MethodFunc(method, pattern, func(w http.ResponseWriter, r *http.Request) {
 		m, err := e.authenticate(r, role)

@@ -36,6 +36,8 @@ var (
 	errEncoding     = errors.New("content encoding must be identity or gzip")
 	errBadBody      = errors.New("body cannot be read in its content encoding")
 	errTenantExists = errors.New("the tenant exists")
+	errLetterNobody = errors.New("the letter does not tell whose transaction it is about: it can only be discarded")
+	errLetterLost   = errors.New("the letter's transaction is not in the store: it can only be discarded")
 )
 
 // problems is the one table that turns errors into answers. What stands nowhere is a 500 and its text stays inside.
@@ -57,6 +59,8 @@ var problems = []struct {
 	{errSlowBody, http.StatusRequestTimeout, "timeout", 0},
 	{errConflict, http.StatusConflict, "conflict", 0},
 	{errTenantExists, http.StatusConflict, "conflict", 0},
+	{errLetterNobody, http.StatusConflict, "conflict", 0},
+	{errLetterLost, http.StatusConflict, "conflict", 0},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errMediaType, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errEncoding, http.StatusUnsupportedMediaType, "media-type", 0},

@@ -43,6 +43,8 @@ func tenantFaults(t store.Tenant) error {
 	switch {
 	case t.ID == "":
 		faults = append(faults, txn.Fault{Pointer: "/id", Code: txn.Required, Detail: "is required"})
+	case t.ID == streams.NoTenant:
+		faults = append(faults, txn.Fault{Pointer: "/id", Code: txn.WrongFormat, Detail: "is reserved"})
 	case !tenantID.MatchString(t.ID):
 		faults = append(faults, txn.Fault{Pointer: "/id", Code: txn.WrongFormat, Detail: "must be 1 to 32 of a-z 0-9 -"})
 	}

@@ -177,6 +177,9 @@ func (k *keeper) round(ctx context.Context) {
 	k.failed("announcing", k.announce(ctx))
 	k.failed("forgetting", k.forget(ctx))
 	k.failed("purge", k.purge(ctx))
+	if info, _, err := k.info(ctx, streams.DeadLetters); err == nil {
+		k.metrics.letters.Set(float64(info.State.Msgs))
+	}
 }
 
 // keepDeliveries is how long a delivery that has ended can be looked up.

@@ -9,6 +9,7 @@ type metrics struct {
 	finds   *prometheus.CounterVec
 	horizon *prometheus.GaugeVec
 	works   prometheus.Gauge
+	letters prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -17,9 +18,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "What the keeper mended: decision put back, claim run again, decision announced, messages purged, delivery forgotten."}, []string{"find"}),
 		horizon: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "crivo_replay_horizon_seconds",
 			Help: "Unix time of the oldest message in a stream: replay reaches back to it."}, []string{"stream"}),
+		letters: prometheus.NewGauge(prometheus.GaugeOpts{Name: "crivo_dead_letters", Help: "Messages that were given up and wait for a person."}),
 	}
 	m.works = prometheus.NewGauge(prometheus.GaugeOpts{Name: "crivo_keeper_works", Help: "1 in the keeper that has the lease, 0 in one that waits for it."})
-	reg.MustRegister(m.finds, m.horizon, m.works)
+	reg.MustRegister(m.finds, m.horizon, m.letters, m.works)
 	return m
 }
 

@@ -23,14 +23,14 @@ import (
 )
 
 // guarded is a broker that knows who is who.
-func guarded(t *testing.T) *broker.Server {
+func guarded(t testing.TB) *broker.Server {
 	t.Helper()
 	dir := t.TempDir()
 	return start(t, broker.Options{Dir: filepath.Join(dir, "nats"), Keys: filepath.Join(dir, "nats-keys.json")})
 }
 
 // login connects as a service does; what the broker refuses it goes to denied.
-func login(t *testing.T, s *broker.Server, service string, denied *notes) *nats.Conn {
+func login(t testing.TB, s *broker.Server, service string, denied *notes) *nats.Conn {
 	t.Helper()
 	publish, subscribe := streams.Permissions(service)
 	who, err := s.As(service, publish, subscribe)
@@ -56,7 +56,8 @@ func login(t *testing.T, s *broker.Server, service string, denied *notes) *nats.
 // mayPublish is the table of DESIGN §2, with the announcements of control.
 var mayPublish = map[string][]string{
 	"edge": {"tx.submitted.acme", "tx.decided.acme", "tx.rejected.acme", "control.keys", "control.tenants", "control.endpoints",
-		"control.lists", "$JS.API.STREAM.INFO.TX_SUBMITTED"},
+		"control.lists", "$JS.API.STREAM.INFO.TX_SUBMITTED", "$JS.API.STREAM.INFO.DEADLETTERS", "$JS.API.DIRECT.GET.DEADLETTERS",
+		"$JS.API.STREAM.MSG.DELETE.DEADLETTERS"},
 	"enrich":   {"tx.enriched.acme", "tx.scored.acme", "dlq.enrich.reject.acme", "$JS.ACK.TX_SUBMITTED.enrich.1.1.1.1.0", "$JS.API.STREAM.INFO.TX_SUBMITTED"},
 	"validate": {"tx.validated.acme", "tx.scored.acme", "dlq.validate.reject.acme"},
 	"score":    {"tx.scored.acme", "dlq.score.reject.acme"},
@@ -65,6 +66,9 @@ var mayPublish = map[string][]string{
 	"keeper": {"tx.submitted.acme", "tx.enriched.acme", "tx.validated.acme", "tx.scored.acme", "tx.decided.acme", "control.keys", "control.tenants",
 		"control.endpoints", "control.lists", "dlq.enrich.reject.acme", "dlq.validate.reject.acme", "dlq.score.reject.acme", "dlq.persist.reject.acme",
 		"dlq.notify.reject.acme", "$JS.API.STREAM.DELETE.TX_DECIDED", "$JS.API.STREAM.PURGE.TX_SUBMITTED", "$JS.API.STREAM.INFO.TX_SUBMITTED",
+		"$JS.API.STREAM.INFO.DEADLETTERS", "$JS.API.DIRECT.GET.DEADLETTERS", "$JS.API.STREAM.MSG.DELETE.DEADLETTERS",
+		"$JS.API.STREAM.PURGE.DEADLETTERS", "$JS.API.STREAM.DELETE.DEADLETTERS", "$JS.API.CONSUMER.CREATE.DEADLETTERS.x",
+		"$JS.API.STREAM.MSG.DELETE.TX_DECIDED", "$JS.API.STREAM.MSG.GET.DEADLETTERS",
 		"$JS.API.CONSUMER.DELETE.TX_SCORED.persist", "$JS.ACK.TX_SUBMITTED.enrich.1.1.1.1.0", "$JS.ACK.TX_DECIDED.notify.1.1.1.1.0"},
 }
 
