@@ -27,6 +27,13 @@ type Transactions interface {
 	Raise(ctx context.Context, r store.Raise) (store.Entry, error)
 	Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error)
 	Undecided(ctx context.Context, keys []store.Key) ([]store.Key, error)
+	Search(ctx context.Context, q store.Query) ([]store.Found, string, error)
+}
+
+// State is where the keeper remembers what a broker that was lost cannot tell.
+type State interface {
+	State(ctx context.Context, name string) ([]byte, error)
+	PutState(ctx context.Context, name string, value []byte) error
 }
 
 // Expirer is a store of deliveries that forgets old ones when told to.
@@ -50,6 +57,7 @@ type Config struct {
 	Layout       streams.Layout
 	Tenants      func(ctx context.Context) ([]store.Tenant, error) // for deadlines of new runs
 	Every        time.Duration                                     // between sweeps; 0: 5 s
+	State        State                                             // nil: announcements that went with a broker's disk stay lost
 	Deliveries   Expirer                                           // nil: the store forgets by itself
 	Holder       string                                            // of the lease; empty: this process and no other
 }
@@ -72,8 +80,9 @@ type keeper struct {
 	compared time.Time       // when the TX_DECIDED was made that has been compared with the store
 	said     map[string]bool // parts whose failure is in the log already
 	lease    lease
-	works    bool // this keeper holds the lease
-	recorded bool // the rule set is, or never will be
+	works    bool   // this keeper holds the lease
+	heard    *heard // nil: not read yet
+	recorded bool   // the rule set is, or never will be
 }
 
 // Run keeps until ctx ends.
@@ -175,6 +184,7 @@ func (k *keeper) round(ctx context.Context) {
 		k.failed("sweep", k.sweep(ctx))
 	}
 	k.failed("announcing", k.announce(ctx))
+	k.failed("announcing again", k.tellAgain(ctx))
 	k.failed("forgetting", k.forget(ctx))
 	k.failed("purge", k.purge(ctx))
 	if info, _, err := k.info(ctx, streams.DeadLetters); err == nil {

@@ -52,11 +52,12 @@ type world struct {
 	sets     *memory.Registry
 	rules    *rules.Set
 	ahead    atomic.Int64 // of start
+	notes    *memory.Registry
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{TB: t, dir: t.TempDir(), registry: prometheus.NewRegistry(), layout: streams.Layout{Replicas: 1, SubmittedBytes: 64 << 20},
+	w := &world{TB: t, dir: t.TempDir(), registry: prometheus.NewRegistry(), notes: memory.NewRegistry(), layout: streams.Layout{Replicas: 1, SubmittedBytes: 64 << 20},
 		sets: memory.NewRegistry()}
 	w.startBroker(-1)
 	health := &app.Health{}
@@ -99,7 +100,7 @@ func (w *world) run() (stop func()) {
 	ended := make(chan error, 1)
 	tenants := func(context.Context) ([]store.Tenant, error) { return []store.Tenant{{ID: "t", DeadlineMS: 2000}}, nil }
 	go func() {
-		ended <- keeper.Run(ctx, keeper.Config{Shell: w.shell, Transactions: w.store, RuleSets: w.sets, Rules: w.rules, Layout: w.layout, Tenants: tenants, Every: 50 * time.Millisecond})
+		ended <- keeper.Run(ctx, keeper.Config{Shell: w.shell, Transactions: w.store, RuleSets: w.sets, Rules: w.rules, Layout: w.layout, Tenants: tenants, State: w.notes, Every: 50 * time.Millisecond})
 	}()
 	once := false
 	stop = func() {

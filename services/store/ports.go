@@ -62,6 +62,9 @@ type Registry interface {
 	RuleSets(ctx context.Context) ([]RuleSet, error)
 	// RuleSet returns one version whole or ErrNotFound.
 	RuleSet(ctx context.Context, name string, version int) (RuleSet, error)
+	// State returns what a service last put under a name, or ErrNotFound.
+	State(ctx context.Context, name string) ([]byte, error)
+	PutState(ctx context.Context, name string, value []byte) error
 	// Record appends one act to the audit log.
 	Record(ctx context.Context, a Act) error
 	// Acts returns the newest limit acts, newest first.

@@ -44,6 +44,6 @@ func main() {
 		defer stop()
 		registry := db.Registry()
 		return keeper.Run(ctx, keeper.Config{Shell: shell, Transactions: db.Transactions(), RuleSets: registry, Rules: set, Layout: s.Layout(),
-			Tenants: registry.Tenants})
+			Tenants: registry.Tenants, State: registry})
 	}}))
 }

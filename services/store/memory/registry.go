@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -20,6 +21,7 @@ type Registry struct {
 	entries   []listed // in the order of their making
 	made      int      // entries ever
 	sets      map[version]store.RuleSet
+	states    map[string][]byte
 	acts      []store.Act
 }
 
@@ -38,7 +40,26 @@ type version struct {
 // NewRegistry returns an empty registry.
 func NewRegistry() *Registry {
 	return &Registry{tenants: map[string]store.Tenant{}, keys: map[store.Key]store.APIKey{}, endpoints: map[store.Key]store.Endpoint{},
-		sets: map[version]store.RuleSet{}}
+		sets: map[version]store.RuleSet{}, states: map[string][]byte{}}
+}
+
+// State returns what was last put under a name, or store.ErrNotFound.
+func (r *Registry) State(_ context.Context, name string) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	value, ok := r.states[name]
+	if !ok {
+		return nil, store.ErrNotFound
+	}
+	return bytes.Clone(value), nil
+}
+
+// PutState replaces what stands under a name.
+func (r *Registry) PutState(_ context.Context, name string, value []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.states[name] = bytes.Clone(value)
+	return nil
 }
 
 // Tenants returns all tenants by id.

@@ -21,12 +21,13 @@ const (
 	endpoints    = "endpoints"
 	listEntries  = "list_entries"
 	ruleSets     = "rule_sets"
+	states       = "states"
 	acts         = "acts"
 )
 
 // schemaNumber grows with every change of layout. A change may add and loosen: processes of the version before go on writing
 // what they know.
-const schemaNumber = 2
+const schemaNumber = 3
 
 // collection is what one has: the type that is written to it, and its indexes beside that of _id, where all uniqueness that
 // matters stands.
@@ -64,6 +65,7 @@ var layout = []collection{
 	{tenants, record{}, nil},
 	{keys, record{}, nil},
 	{endpoints, record{}, nil},
+	{states, record{}, nil},
 	{listEntries, listEntry{}, []index{
 		{name: "page", keys: append(up("tenant", "list"), down("number")...)},
 		{name: "id", keys: up("id")},

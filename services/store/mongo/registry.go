@@ -2,6 +2,7 @@ package mongo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -112,6 +113,28 @@ func (r *Registry) Acts(ctx context.Context, limit int) ([]store.Act, error) {
 		}
 	}
 	return out, nil
+}
+
+// State returns what was last put under a name, or store.ErrNotFound.
+func (r *Registry) State(ctx context.Context, name string) ([]byte, error) {
+	var x record
+	err := r.db.Collection(states).FindOne(ctx, bson.D{byID(name)}).Decode(&x)
+	if errors.Is(err, mongo.ErrNoDocuments) {
+		return nil, store.ErrNotFound
+	}
+	if err != nil {
+		return nil, failed("state", err)
+	}
+	var value []byte
+	if err := json.Unmarshal([]byte(x.Doc), &value); err != nil {
+		return nil, fmt.Errorf("state %s: record unreadable", name)
+	}
+	return value, nil
+}
+
+// PutState replaces what stands under a name.
+func (r *Registry) PutState(ctx context.Context, name string, value []byte) error {
+	return r.put(ctx, states, record{ID: name}, value)
 }
 
 // put replaces or adds one record, whose document is v as JSON.

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/go-json-experiment/json"
@@ -28,7 +29,8 @@ CREATE INDEX list_page ON list_entries (tenant, list, number);
 CREATE INDEX list_id ON list_entries (tenant, list, id);
 CREATE TABLE rule_sets (
 	name TEXT NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL, source BLOB NOT NULL, created_at INTEGER NOT NULL, PRIMARY KEY (name, version)
-) STRICT`}
+) STRICT`, `
+CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT`}
 
 // OpenRegistry opens or makes the registry at path.
 func OpenRegistry(path string, o Options) (*Registry, error) {
@@ -110,6 +112,27 @@ func (r *Registry) Acts(ctx context.Context, limit int) ([]store.Act, error) {
 }
 
 // put writes one document; its JSON is the statement's first argument.
+// State returns what was last put under a name, or store.ErrNotFound.
+func (r *Registry) State(ctx context.Context, name string) ([]byte, error) {
+	var value []byte
+	err := r.read.QueryRowContext(ctx, "SELECT value FROM state WHERE name = ?", name).Scan(&value)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, store.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	return value, nil
+}
+
+// PutState replaces what stands under a name.
+func (r *Registry) PutState(ctx context.Context, name string, value []byte) error {
+	if _, err := r.write.ExecContext(ctx, "INSERT OR REPLACE INTO state (name, value) VALUES (?,?)", name, value); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	return nil
+}
+
 func (r *Registry) put(ctx context.Context, statement string, document any, args ...any) error {
 	text, err := json.Marshal(document)
 	if err == nil {

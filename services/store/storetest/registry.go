@@ -67,6 +67,7 @@ func Registry(t *testing.T, open func(t *testing.T) store.Registry) {
 	})
 	lists(t, open)
 	ruleSets(t, open)
+	states(t, open)
 }
 
 func listed(n int) store.ListEntry {
@@ -195,6 +196,26 @@ func lists(t *testing.T, open func(t *testing.T) store.Registry) {
 		}
 		if _, _, err := s.ListPage(ctx, store.ListQuery{Tenant: "t", List: "block", Limit: 1, Cursor: "!"}); !errors.Is(err, store.ErrCursor) {
 			t.Error(err)
+		}
+	})
+}
+
+// states checks what services keep for themselves.
+func states(t *testing.T, open func(t *testing.T) store.Registry) {
+	t.Run("a state is the last one put", func(t *testing.T) {
+		s, ctx := open(t), context.Background()
+		if _, err := s.State(ctx, "a/$b"); !errors.Is(err, store.ErrNotFound) {
+			t.Error(err)
+		}
+		for _, value := range []string{"one", "two\x00é"} {
+			for _, name := range []string{"a/$b", "c"} {
+				if err := s.PutState(ctx, name, []byte(name+value)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got, err := s.State(ctx, "a/$b"); err != nil || string(got) != "a/$b"+value {
+				t.Errorf("%q %v", got, err)
+			}
 		}
 	})
 }
