@@ -18,7 +18,7 @@ func TestF09AWrongClockMakesNobodyLateOrEarly(t *testing.T) {
 	for name, off := range map[string]string{"ahead": "10m", "behind": "-10m"} {
 		t.Run(name, func(t *testing.T) {
 			s := system.New(t, system.Options{Env: []string{"CRIVO_CLOCK_OFFSET=" + off}})
-			l := newLedger(s)
+			l := newLedger(s, "default")
 			for range 5 {
 				row := l.next()
 				before := time.Now()

@@ -48,7 +48,7 @@ func TestTheGuardDecidesInTimeWhatThePipelineDoesNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	l := newLedger(s)
+	l := newLedger(s, "default")
 	resume := pause(t, s)
 	var all sync.WaitGroup
 	for range 60 {

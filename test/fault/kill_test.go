@@ -4,29 +4,11 @@ package fault_test
 
 import (
 	"context"
-	"math/rand/v2"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
 	"crivo/test/system"
 )
-
-func TestMain(m *testing.M) { system.Main(m) }
-
-// kills is how often the process is killed: CRIVO_KILLS, or a few.
-func kills(t *testing.T) int {
-	text := os.Getenv("CRIVO_KILLS")
-	if text == "" {
-		return 3
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("CRIVO_KILLS=%q", text)
-	}
-	return n
-}
 
 func TestF12KilledInMidStreamNothingIsLostOrDoubled(t *testing.T) {
 	s := system.New(t, system.Options{NATS: true})
@@ -35,13 +17,14 @@ func TestF12KilledInMidStreamNothingIsLostOrDoubled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	l := newLedger(s)
+	l := newLedger(s, "default")
 	loading, stop := context.WithCancel(t.Context())
 	defer stop()
 	done := l.load(loading, 16)
+	n := kills(t, 3)
 	var slowest time.Duration
-	for range kills(t) {
-		l.await(t, 100+rand.IntN(300))
+	for range n {
+		l.await(t, 100+random.IntN(300))
 		if err := s.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -55,6 +38,7 @@ func TestF12KilledInMidStreamNothingIsLostOrDoubled(t *testing.T) {
 	stop()
 	<-done
 	l.repeat(t, 0)
-	accepted := l.judge(t, r)
-	t.Logf("%d kills, %d accepted and decided, slowest start to ready %d ms", kills(t), accepted, slowest.Milliseconds())
+	sum := l.judge(t, r)
+	total.add(n, n, slowest, sum)
+	t.Logf("%d kills, %s, slowest start to ready %d ms", n, sum, slowest.Milliseconds())
 }

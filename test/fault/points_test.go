@@ -20,7 +20,7 @@ func TestE08CrashedAtEveryPointNothingIsLostOrDoubled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	l := newLedger(s)
+	l := newLedger(s, "default")
 	for _, point := range failpoint.Names() {
 		if err := s.Stop(); err != nil {
 			t.Fatal(err)
@@ -50,5 +50,5 @@ func TestE08CrashedAtEveryPointNothingIsLostOrDoubled(t *testing.T) {
 		<-done
 		l.repeat(t, 20)
 	}
-	t.Logf("%d points, %d accepted and decided", len(failpoint.Names()), l.judge(t, r))
+	t.Logf("%d points, %s", len(failpoint.Names()), l.judge(t, r))
 }

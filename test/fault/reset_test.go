@@ -54,11 +54,11 @@ func TestF12ResetInMidStreamNothingThatWasAcceptedIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	l := newLedger(s)
+	l := newLedger(s, "default")
 	loading, stop := context.WithCancel(t.Context())
 	defer stop()
 	done := l.load(loading, 16)
-	forgotten, resets := int64(0), min(kills(t), 4) // each takes some seconds
+	forgotten, resets := int64(0), min(kills(t, 3), 4) // each takes some seconds
 	for n := range resets {
 		l.await(t, 50+rand.IntN(100))
 		keep := func(int) int { return 0 }
@@ -71,13 +71,13 @@ func TestF12ResetInMidStreamNothingThatWasAcceptedIsLost(t *testing.T) {
 	stop()
 	<-done
 	l.repeat(t, 0)
-	t.Logf("%d resets, %d bytes forgotten, %d accepted and decided", resets, forgotten, l.judge(t, r))
+	t.Logf("%d resets, %d bytes forgotten, %s", resets, forgotten, l.judge(t, r))
 }
 
 // Without syncs a reset loses what was accepted, as the README says; this also shows that the disk forgets.
 func TestAResetLosesWhatWasNotSynced(t *testing.T) {
 	s, d := onDisk(t, "interval")
-	l := newLedger(s)
+	l := newLedger(s, "default")
 	loading, stop := context.WithCancel(t.Context())
 	defer stop()
 	done := l.load(loading, 8)
@@ -112,7 +112,7 @@ func TestF07AFullDiskIsRefusedAndLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	l := newLedger(s)
+	l := newLedger(s, "default")
 	loading, stop := context.WithCancel(t.Context())
 	defer stop()
 	done := l.load(loading, 8)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -51,6 +52,8 @@ type ClusterOptions struct {
 	Nodes              int  // NATS servers: 1 or 3
 	Copies             int  // of every service but the keeper; 0: no services, brokers alone
 	Sync               bool // NATS syncs every write
+	// Between, if set, puts something between the services and the NATS server at address, and returns where it listens.
+	Between func(address string) (string, error)
 }
 
 // Cluster is the system as separate processes: NATS servers, and every service as a binary of its own with its own credential.
@@ -61,6 +64,7 @@ type Cluster struct {
 	NATSURL    string
 	Dir        string // of everything that it keeps, logs and NATS files included
 	o          ClusterOptions
+	served     string            // NATSURL as the services have it
 	Operations map[string]string // process → its operations address
 }
 
@@ -81,7 +85,7 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 	c, err := StartCluster(t.Context(), t.TempDir(), o)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(c.said())
+			t.Log(c.Said())
 		}
 		c.Stop()
 	})
@@ -95,7 +99,7 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 // are ready. What was started must be stopped, after an error too.
 func StartCluster(ctx context.Context, dir string, o ClusterOptions) (*Cluster, error) {
 	c := &Cluster{Dir: dir, o: o, Processes: map[string]*Process{}, Operations: map[string]string{}}
-	for _, step := range []func(context.Context) error{c.build, c.secrets, c.configure, c.services, c.servers, c.ready} {
+	for _, step := range []func(context.Context) error{c.build, c.secrets, c.configure, c.services, c.servers, c.Ready} {
 		if err := step(ctx); err != nil {
 			return c, err
 		}
@@ -138,6 +142,18 @@ func (c *Cluster) configure(context.Context) error {
 		clients, routes = append(clients, "nats://"+addresses[2*i]), append(routes, "nats-route://"+addresses[2*i+1])
 	}
 	c.NATSURL = strings.Join(clients, ",")
+	c.served = c.NATSURL
+	if c.o.Between != nil {
+		var through []string
+		for i := range c.o.Nodes {
+			address, err := c.o.Between(addresses[2*i])
+			if err != nil {
+				return err
+			}
+			through = append(through, "nats://"+address)
+		}
+		c.served = strings.Join(through, ",")
+	}
 	for i := range c.o.Nodes {
 		text := fmt.Sprintf("server_name: n%d\nlisten: %q\nmax_payload: 1MB\njetstream { store_dir: %q", i+1, addresses[2*i], c.file(c.node(i)))
 		if c.o.Sync {
@@ -191,7 +207,7 @@ func (c *Cluster) Serve(name string, number int) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"--nats-url", c.NATSURL, "--nats-creds", c.file("secrets/" + name + ".creds"), "--ops", addresses[0], "--log-level", "info"}
+	args := []string{"--nats-url", c.served, "--nats-creds", c.file("secrets/" + name + ".creds"), "--ops", addresses[0], "--log-level", "info"}
 	mongo := []string{"--mongo-uri", c.o.MongoURI, "--mongo-database", c.o.Database}
 	keyset := []string{"--keyset-file", c.file("secrets/keyset.json")}
 	allow := []string{"--webhook-allow", "127.0.0.0/8"}
@@ -225,8 +241,15 @@ func (c *Cluster) run(name string, env []string, binary string, args ...string) 
 	return p.Start()
 }
 
-// Start starts the process; again after it has ended.
+// Start starts the process; again after it has ended. One that runs is left alone.
 func (p *Process) Start() error {
+	if p.exited != nil {
+		select {
+		case <-p.exited:
+		default:
+			return nil
+		}
+	}
 	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -269,8 +292,8 @@ func (p *Process) Stop() error {
 	return nil
 }
 
-// ready waits until every service says that it is.
-func (c *Cluster) ready(ctx context.Context) error {
+// Ready waits until every service says that it is.
+func (c *Cluster) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for name, ops := range c.Operations {
@@ -299,16 +322,18 @@ func (c *Cluster) ready(ctx context.Context) error {
 // Stop ends the services before what they stand on.
 func (c *Cluster) Stop() {
 	for _, servers := range []bool{false, true} {
+		var all sync.WaitGroup
 		for name, p := range c.Processes {
 			if strings.HasPrefix(name, "nats-") == servers && p.cmd != nil && p.cmd.Process != nil {
-				_ = p.Stop()
+				all.Go(func() { _ = p.Stop() })
 			}
 		}
+		all.Wait()
 	}
 }
 
-// said is the last of each process's log.
-func (c *Cluster) said() string {
+// Said is the last of each process's log.
+func (c *Cluster) Said() string {
 	var b strings.Builder
 	for name, p := range c.Processes {
 		text, _ := os.ReadFile(p.Log)
@@ -338,30 +363,45 @@ func (c *Cluster) Connect(t testing.TB) (*nats.Conn, jetstream.JetStream) {
 	return nc, js
 }
 
-// BehindNginx puts the edges behind an nginx with the configuration that compose uses, and sends the system's requests there.
-// The test is skipped where there is none.
+// BehindNginx is Front for a test, which is skipped where there is no nginx.
 func (c *Cluster) BehindNginx(t testing.TB) {
 	t.Helper()
+	err := c.Front(t.Context())
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Skip("nginx is not installed")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Front puts the edges behind an nginx with the configuration that compose uses, and sends the system's requests there. The
+// error is exec.ErrNotFound where there is none.
+func (c *Cluster) Front(ctx context.Context) error {
 	binary, err := exec.LookPath("nginx")
 	if err != nil {
-		t.Skip("nginx is not installed")
+		return err
 	}
 	address, err := c.configureNginx()
 	if err == nil {
 		err = c.run("nginx", nil, binary, "-p", c.file("nginx")+"/", "-c", c.file("nginx/nginx.conf"))
 	}
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	c.URL = "http://" + address
-	for give := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
 		res, err := http.Get(c.URL + "/readyz")
 		if err == nil {
 			_ = res.Body.Close()
-			return
+			return nil
 		}
-		if time.Now().After(give) {
-			t.Fatal(err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }

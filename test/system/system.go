@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -254,13 +255,18 @@ func (s *System) Do(ctx context.Context, method, path string, body []byte, heade
 
 var client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConns: 256, MaxIdleConnsPerHost: 256}}
 
-// free returns n addresses on loopback that nobody listens on.
+// free returns n addresses on loopback that nobody listens on, of ports that no outgoing connection is given (Linux gives
+// those from 32768 on), so that they stay free while a process is away.
 func free(n int) ([]string, error) {
+	const lowest, highest = 12000, 32000
 	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(out) < n; tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lowest+mathrand.IntN(highest-lowest)))
 		if err != nil {
-			return nil, err
+			if tries > 100*n {
+				return nil, err
+			}
+			continue
 		}
 		defer l.Close() // all at the end, so that they differ
 		out = append(out, l.Addr().String())

@@ -1,0 +1,60 @@
+package fault_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"crivo/test/system"
+)
+
+// services are the names of a system's own processes, in order.
+func services(c *system.Cluster) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(c.Processes)), func(name string) bool {
+		return name == "nginx" || strings.HasPrefix(name, "nats-")
+	})
+}
+
+func restart(t *testing.T, c *system.Cluster, p *system.Process) {
+	t.Helper()
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestF01EachServiceKilledInTurnUnderLoad(t *testing.T) {
+	c := thePair(t)
+	x := newTrial(t, c)
+	names := services(c)
+	for n := range kills(t, len(names)) {
+		x.await(t, 10+random.IntN(30))
+		p := c.Processes[names[n%len(names)]]
+		x.kill(p)
+		began := time.Now()
+		x.await(t, 10+random.IntN(30)) // the others go on
+		restart(t, c, p)
+		x.recovered(t, began)
+	}
+	x.finish(t)
+}
+
+func TestF10EachServiceRestartedInTurnUnderLoad(t *testing.T) {
+	c := thePair(t)
+	x := newTrial(t, c)
+	for _, name := range services(c) {
+		x.await(t, 10)
+		p := c.Processes[name]
+		began := time.Now()
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
+		restart(t, c, p)
+		x.recovered(t, began)
+	}
+	x.finish(t)
+}
