@@ -272,7 +272,8 @@ func (e *edge) watchFlow(ctx context.Context) {
 			stalled = true
 		}
 		if e.stalled.Swap(stalled) != stalled {
-			e.Log.Warn().Bool("stalled", stalled).Msg("decisions take too long, new transactions are refused meanwhile")
+			said := map[bool]string{true: "decisions take too long: new transactions are refused meanwhile", false: "decisions are in time again"}
+			e.Log.Warn().Msg(said[stalled])
 		}
 		text := ""
 		if stalled {
