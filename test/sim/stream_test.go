@@ -1,0 +1,312 @@
+package sim_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// stream keeps messages and knows the ids of the last ones.
+type stream struct {
+	b         *broker
+	config    jetstream.StreamConfig
+	created   time.Time
+	first     uint64 // the lowest sequence that may still be there
+	last      uint64
+	messages  map[uint64]*stored
+	ids       map[string]known
+	consumers map[string]*consumer
+	led       time.Time // without a leader until then
+	refuses   bool      // and says so
+}
+
+// known is an id that was seen.
+type known struct {
+	seq uint64
+	at  time.Time
+}
+
+type stored struct {
+	subject      string
+	header, data []byte
+	at           time.Time
+	id           string
+}
+
+func newStream(b *broker, c jetstream.StreamConfig) *stream {
+	return &stream{b: b, config: c, created: time.Now().UTC(), first: 1, messages: map[uint64]*stored{}, ids: map[string]known{}, consumers: map[string]*consumer{}}
+}
+
+func (s *stream) leaderless() bool { return s.b.away() || time.Now().Before(s.led) }
+
+// store keeps a message unless its id is known within the window.
+func (s *stream) store(f frame) (seq uint64, duplicate bool) {
+	id := headerOf(f.header, jetstream.MsgIDHeader)
+	if k, ok := s.ids[id]; ok && time.Since(k.at) < s.config.Duplicates {
+		return k.seq, true
+	}
+	if s.config.MaxMsgsPerSubject == 1 {
+		for seq, m := range s.messages {
+			if m.subject == f.subject {
+				delete(s.messages, seq)
+			}
+		}
+	}
+	s.last++
+	s.messages[s.last] = &stored{f.subject, f.header, f.data, time.Now(), id}
+	if id != "" {
+		s.ids[id] = known{s.last, time.Now()}
+	}
+	s.pump()
+	return s.last, false
+}
+
+// forget loses what was stored within the last moments. Consumers that were further on go on from there, and may deliver again
+// what was acknowledged.
+func (s *stream) forget(moments time.Duration) {
+	since := time.Now().Add(-moments)
+	for s.last > 0 && s.messages[s.last] != nil && s.messages[s.last].at.After(since) {
+		delete(s.ids, s.messages[s.last].id)
+		delete(s.messages, s.last)
+		s.last--
+	}
+	for _, c := range s.consumers {
+		back := uint64(s.b.dice.about("back " + c.name()).IntN(4))
+		c.next = max(s.first, min(c.next, s.last+1)-min(back, c.next))
+		for seq := range c.pending {
+			if seq >= c.next {
+				delete(c.pending, seq)
+			}
+		}
+	}
+	s.b.trace("%s ends at %d", s.config.Name, s.last)
+}
+
+func (s *stream) pump() {
+	for _, c := range s.ordered() {
+		c.pump()
+	}
+}
+
+// resume goes on after a leader is there again: whoever waited must ask anew.
+func (s *stream) resume() {
+	if s.leaderless() {
+		time.AfterFunc(time.Until(s.b.back)+1, func() {
+			s.b.mu.Lock()
+			defer s.b.mu.Unlock()
+			if !s.leaderless() {
+				s.pump()
+			}
+		})
+		return
+	}
+	for _, c := range s.ordered() {
+		for _, p := range c.waiting {
+			s.b.status(p.inbox, "409", "Leadership Change", "")
+		}
+		c.waiting = nil
+		c.arm()
+	}
+}
+
+func (s *stream) ordered() []*consumer {
+	var out []*consumer
+	for _, c := range s.consumers {
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b *consumer) int { return strings.Compare(a.config.Name, b.config.Name) })
+	return out
+}
+
+func (s *stream) info() *jetstream.StreamInfo {
+	state := jetstream.StreamState{Msgs: uint64(len(s.messages)), FirstSeq: s.first, LastSeq: s.last, Consumers: len(s.consumers)}
+	for _, m := range s.messages {
+		state.Bytes += uint64(len(m.header) + len(m.data))
+		if state.FirstTime.IsZero() || m.at.Before(state.FirstTime) {
+			state.FirstTime = m.at
+		}
+		if m.at.After(state.LastTime) {
+			state.LastTime = m.at
+		}
+	}
+	return &jetstream.StreamInfo{Config: s.config, Created: s.created, State: state, TimeStamp: time.Now().UTC()}
+}
+
+// apiError is the answer to a request that failed.
+type apiError struct {
+	Error *jetstream.APIError `json:"error"`
+}
+
+func failure(code int, number jetstream.ErrorCode, text string) apiError {
+	return apiError{&jetstream.APIError{Code: code, ErrorCode: number, Description: text}}
+}
+
+var (
+	noStream   = failure(404, jetstream.JSErrCodeStreamNotFound, "stream not found")
+	noConsumer = failure(404, jetstream.JSErrCodeConsumerNotFound, "consumer not found")
+)
+
+// answer replies to a request.
+func (b *broker) answer(reply string, body any) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		b.strange = append(b.strange, err.Error())
+	}
+	b.route(reply, reply, "", nil, data)
+}
+
+// api serves the requests that the processes make. A stream without a leader does not answer.
+func (b *broker) api(f frame) {
+	words := strings.Split(strings.TrimPrefix(f.subject, "$JS.API."), ".")
+	if words[0] == "INFO" {
+		b.answer(f.reply, jetstream.AccountInfo{})
+		return
+	}
+	at := 2
+	if words[1] == "MSG" {
+		at = 3 // CONSUMER.MSG.NEXT
+	}
+	verb, name, rest := strings.Join(words[:at], "."), words[at], words[at+1:]
+	s := b.streams[name]
+	switch {
+	case s != nil && s.leaderless():
+	case verb == "STREAM.CREATE" || verb == "STREAM.UPDATE":
+		b.provision(f, verb, name)
+	case s == nil && verb != "CONSUMER.MSG.NEXT" && verb != "DIRECT.GET":
+		b.answer(f.reply, noStream)
+	case s == nil:
+		b.status(f.reply, "503", "", "")
+	case verb == "STREAM.INFO":
+		b.answer(f.reply, s.info())
+	case verb == "STREAM.PURGE":
+		s.purge(f)
+	case verb == "DIRECT.GET":
+		s.get(f, rest)
+	case verb == "CONSUMER.LIST":
+		s.list(f)
+	case strings.HasPrefix(verb, "CONSUMER."):
+		s.consume(f, verb, rest[0])
+	default:
+		b.strange = append(b.strange, "asked for "+f.subject)
+	}
+}
+
+func (b *broker) provision(f frame, verb, name string) {
+	var c jetstream.StreamConfig
+	if err := json.Unmarshal(f.data, &c); err != nil {
+		b.strange = append(b.strange, err.Error())
+	}
+	s := b.streams[name]
+	switch {
+	case s == nil && verb == "STREAM.UPDATE":
+		b.answer(f.reply, noStream)
+		return
+	case s == nil:
+		b.trace("stream %s is made", name)
+		s = newStream(b, c)
+		b.streams[name] = s
+	default:
+		s.config = c
+	}
+	b.answer(f.reply, s.info())
+}
+
+func (s *stream) purge(f frame) {
+	var req jetstream.StreamPurgeRequest
+	_ = json.Unmarshal(f.data, &req)
+	n := uint64(0)
+	for seq := range s.messages {
+		if seq < req.Sequence {
+			delete(s.messages, seq)
+			n++
+		}
+	}
+	s.first = max(s.first, req.Sequence)
+	s.b.answer(f.reply, map[string]any{"success": true, "purged": n})
+}
+
+// get answers with one message, by sequence or the last one of a subject.
+func (s *stream) get(f frame, subject []string) {
+	var req struct {
+		Seq uint64 `json:"seq"`
+	}
+	if len(subject) > 0 {
+		for seq, m := range s.messages {
+			if m.subject == strings.Join(subject, ".") {
+				req.Seq = max(req.Seq, seq)
+			}
+		}
+	} else if err := json.Unmarshal(f.data, &req); err != nil || req.Seq == 0 {
+		s.b.strange = append(s.b.strange, "get "+string(f.data))
+	}
+	m := s.messages[req.Seq]
+	if m == nil {
+		s.b.status(f.reply, "404", "Message Not Found", "")
+		return
+	}
+	header := strings.TrimSuffix(string(m.header), "\r\n")
+	if header == "" {
+		header = "NATS/1.0\r\n"
+	}
+	header += fmt.Sprintf("%s: %s\r\n%s: %s\r\n%s: %d\r\n%s: %s\r\n\r\n", jetstream.StreamHeader, s.config.Name, jetstream.SubjectHeader, m.subject,
+		jetstream.SequenceHeader, req.Seq, jetstream.TimeStampHeaer, m.at.UTC().Format(time.RFC3339Nano))
+	s.b.route(f.reply, f.reply, "", []byte(header), m.data)
+}
+
+func (s *stream) list(f frame) {
+	var out struct {
+		Total     int                       `json:"total"`
+		Offset    int                       `json:"offset"`
+		Limit     int                       `json:"limit"`
+		Consumers []*jetstream.ConsumerInfo `json:"consumers"`
+	}
+	for _, c := range s.ordered() {
+		out.Consumers = append(out.Consumers, c.info())
+	}
+	out.Total, out.Limit = len(out.Consumers), 256
+	s.b.answer(f.reply, out)
+}
+
+// consume serves what is asked of one consumer.
+func (s *stream) consume(f frame, verb, name string) {
+	c := s.consumers[name]
+	switch {
+	case verb == "CONSUMER.CREATE":
+		var req struct {
+			Config jetstream.ConsumerConfig `json:"config"`
+		}
+		if err := json.Unmarshal(f.data, &req); err != nil {
+			s.b.strange = append(s.b.strange, err.Error())
+		}
+		if c == nil {
+			c = newConsumer(s, req.Config)
+			s.consumers[name] = c
+		}
+		c.config = req.Config
+		s.b.answer(f.reply, c.info())
+	case c == nil && verb == "CONSUMER.MSG.NEXT":
+		s.b.status(f.reply, "503", "", "")
+	case c == nil:
+		s.b.answer(f.reply, noConsumer)
+	case verb == "CONSUMER.INFO":
+		s.b.answer(f.reply, c.info())
+	case verb == "CONSUMER.DELETE":
+		delete(s.consumers, name)
+		s.b.answer(f.reply, map[string]any{"success": true})
+	case verb == "CONSUMER.MSG.NEXT":
+		c.ask(f)
+	default:
+		s.b.strange = append(s.b.strange, "asked for "+verb)
+	}
+}
+
+// number is a sequence in a subject.
+func number(text string) uint64 {
+	n, _ := strconv.ParseUint(text, 10, 64)
+	return n
+}

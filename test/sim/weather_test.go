@@ -1,0 +1,126 @@
+package sim_test
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"crivo/streams"
+)
+
+// weather is what a seed has in store: which faults are possible, and what happens when. Each run has some kinds of faults and
+// lacks others, since all of them at once would hide what one alone brings about.
+type weather struct {
+	odds   odds
+	events []happening
+}
+
+type happening struct {
+	at   time.Duration
+	what string
+	do   func()
+}
+
+// storm is how long faults happen.
+const storm = 8 * time.Second
+
+// forecast makes a seed's weather.
+func (w *world) forecast() weather {
+	r := w.dice.about("weather")
+	var out weather
+	chance := func(most float64) float64 {
+		if r.IntN(2) == 0 {
+			return 0
+		}
+		return most * r.Float64()
+	}
+	out.odds = odds{slow: chance(0.05), lost: chance(0.1), unheard: chance(0.1), refused: chance(0.1), ackLost: chance(0.1), twice: chance(0.2),
+		shuffled: chance(0.2), crash: chance(0.03), storeFails: chance(0.1), storeHangs: chance(0.1), storeCrash: chance(0.05), featureFails: chance(0.2)}
+	some := func(most int, what string, do func(r *rand.Rand)) {
+		if r.IntN(2) == 0 {
+			return
+		}
+		for range 1 + r.IntN(most) {
+			own := rand.New(rand.NewPCG(r.Uint64(), 0))
+			out.events = append(out.events, happening{time.Duration(r.Int64N(int64(storm))), what, func() { do(own) }})
+		}
+	}
+	length := func(r *rand.Rand, most time.Duration) time.Duration {
+		return 100*time.Millisecond + time.Duration(r.Int64N(int64(most)))
+	}
+	some(5, "a process is killed", func(r *rand.Rand) { w.killRole(roles[r.IntN(len(roles))]) })
+	some(3, "a link is cut", func(r *rand.Rand) { w.each(roles[r.IntN(len(roles))], w.broker.drop) })
+	some(3, "a link hangs", func(r *rand.Rand) {
+		w.each(roles[r.IntN(len(roles))], func(name string) { w.broker.freeze(name, length(r, 5*time.Second)) })
+	})
+	some(4, "a stream loses its leader", func(r *rand.Rand) {
+		spec := streams.Steps[r.IntN(len(streams.Steps))]
+		w.broker.lead(spec.Stream, length(r, 6*time.Second), r.IntN(2) == 0)
+	})
+	some(2, "the broker is killed", func(r *rand.Rand) { w.broker.restart(length(r, 3*time.Second), false) })
+	some(2, "the store is away", func(r *rand.Rand) { w.sky.set(length(r, 3*time.Second), r.IntN(2) == 0) })
+	if r.IntN(4) == 0 {
+		some(2, "the broker's machine is reset", func(r *rand.Rand) {
+			w.loses()
+			w.broker.restart(length(r, 3*time.Second), true)
+		})
+	}
+	if r.IntN(4) == 0 {
+		some(1, "power fails", func(r *rand.Rand) {
+			w.loses()
+			w.broker.restart(length(r, time.Second), true)
+			for _, role := range roles {
+				w.killRole(role)
+			}
+		})
+	}
+	if r.IntN(8) == 0 {
+		some(1, "the broker loses its disk", func(r *rand.Rand) {
+			w.loses()
+			w.broker.wipe(length(r, time.Second))
+		})
+	}
+	slices.SortFunc(out.events, func(a, b happening) int { return int(a.at - b.at) })
+	return out
+}
+
+// each does something to whoever plays a role now.
+func (w *world) each(role string, do func(name string)) {
+	if p := w.player(role); p != nil {
+		do(p.name)
+	}
+}
+
+func (w *world) loses() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost = true
+}
+
+// blow makes the weather happen and then ends it.
+func (w *world) blow(events []happening) {
+	start := time.Now()
+	for _, e := range events {
+		time.Sleep(time.Until(start.Add(e.at)))
+		w.tracef("%s", e.what)
+		e.do()
+	}
+	time.Sleep(time.Until(start.Add(storm)))
+	w.tracef("the weather clears up")
+	w.broker.heal()
+	w.sky.set(0, false)
+}
+
+func (s *sky) set(d time.Duration, hangs bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down, s.hangs = time.Time{}, time.Time{}
+	if until := time.Now().Add(d); hangs {
+		s.hangs = until
+	} else {
+		s.down = until
+	}
+}
+
+// calm is no weather at all.
+func (w *world) calm() weather { return weather{} }
