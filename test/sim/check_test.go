@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 
+	"crivo/pkg/txn"
 	"crivo/services/store"
 	"crivo/streams"
 	"crivo/streams/event"
@@ -125,9 +125,17 @@ func (w *world) recompute(key store.Key, stored []byte, r *report) {
 		return // there is nothing to compute
 	}
 	again, err := w.scoring.Handle(context.Background(), d.Validated)
-	if diff := cmp.Diff(d.Verdict, again.Verdict); err != nil || diff != "" {
-		w.fault("I5: %s is decided otherwise from its inputs: %v %s", key.ID, err, diff)
+	if was, is := encoded(d.Verdict), encoded(again.Verdict); err != nil || was != is {
+		w.fault("I5: %s is decided otherwise from its inputs: %v\n%s\n%s", key.ID, err, was, is)
 	}
+}
+
+func encoded(v txn.Verdict) string {
+	data, err := json.Marshal(&v, json.Deterministic(true))
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
 }
 
 // compareStreams: I2, what is announced is what is stored, and all of it is; I3, what was buried is decided.
@@ -234,7 +242,7 @@ func (w *world) compareAnswers(decided map[store.Key]string, r *report) {
 			r.unclaimed++
 			continue
 		}
-		a := w.clients.post(context.Background(), "edge-a", s.id, s.variant, "")
+		a := w.clients.insist(s.id, s.variant)
 		switch v, accepted := first[key]; {
 		case a.status == http.StatusOK:
 			winners[s.id]++
