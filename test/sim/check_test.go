@@ -52,6 +52,7 @@ func (w *world) settle(most time.Duration) {
 			return
 		}
 		if time.Now().After(give) {
+			w.dump()
 			w.fault("I1, I6: after %s: %s", most, left)
 			return
 		}
@@ -277,6 +278,20 @@ func mapKeys[K comparable, V any](m map[K]V) func(func(K) bool) {
 		for k := range m {
 			if !yield(k) {
 				return
+			}
+		}
+	}
+}
+
+// dump tells where every consumer is, for who watches a run that does not come to rest.
+func (w *world) dump() {
+	w.broker.mu.Lock()
+	defer w.broker.mu.Unlock()
+	for _, s := range w.broker.sorted() {
+		for _, c := range s.ordered() {
+			w.tracef("%s: next %d of %d, floor %d, %d pending, %d waiting", c.name(), c.next, s.last, c.floor(), len(c.pending), len(c.waiting))
+			for _, p := range c.waiting {
+				w.tracef("  %s wants %d, %s left, heard %v", p.inbox, p.left, time.Until(p.expires), w.broker.listens(p.inbox))
 			}
 		}
 	}

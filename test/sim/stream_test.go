@@ -77,7 +77,8 @@ func (s *stream) forget(moments time.Duration) {
 	}
 	for _, c := range s.consumers {
 		back := uint64(s.b.dice.about("back " + c.name()).IntN(4))
-		c.next = max(s.first, min(c.next, s.last+1)-min(back, c.next))
+		at := min(c.next, s.last+1)
+		c.next = max(s.first, at-min(back, at))
 		for seq := range c.pending {
 			if seq >= c.next {
 				delete(c.pending, seq)
