@@ -23,9 +23,10 @@ type broker struct {
 	links   map[*link]bool
 	severed map[string]bool // incarnations that are dead
 	streams map[string]*stream
-	back    time.Time // away until then
-	strange []string  // what was asked of it that it does not simulate
-	eager   bool      // broken on purpose: a delivery counts as acknowledged
+	back    time.Time       // away until then
+	strange []string        // what was asked of it that it does not simulate
+	lost    map[string]bool // transactions whose decision TX_DECIDED had and lacks
+	eager   bool            // broken on purpose: a delivery counts as acknowledged
 }
 
 // odds are how likely each fault is, wherever it can happen.
@@ -45,7 +46,7 @@ type odds struct {
 }
 
 func newBroker(d *dice, o odds) *broker {
-	return &broker{dice: d, odds: o, trace: func(string, ...any) {}, links: map[*link]bool{}, severed: map[string]bool{}, streams: map[string]*stream{}}
+	return &broker{dice: d, odds: o, trace: func(string, ...any) {}, links: map[*link]bool{}, severed: map[string]bool{}, streams: map[string]*stream{}, lost: map[string]bool{}}
 }
 
 func (b *broker) away() bool { return time.Now().Before(b.back) }
@@ -269,6 +270,11 @@ func (b *broker) wipe(away time.Duration) {
 	b.restart(away, false)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for _, s := range b.streams {
+		for _, m := range s.messages {
+			s.lose(m)
+		}
+	}
 	b.streams = map[string]*stream{}
 }
 

@@ -63,6 +63,7 @@ func (w *world) settle(most time.Duration) {
 type report struct {
 	accepted, decided, late, guarded, buried, letters int
 	unclaimed                                         int // attempted, and nothing of it is known
+	silenced                                          int // decided, and TX_DECIDED lost the only word of it
 }
 
 // judge compares what clients were told with the store, the streams and the webhooks owed.
@@ -156,7 +157,11 @@ func (w *world) compareStreams(decided map[store.Key]string, r *report) {
 		}
 	}
 	for key := range decided {
-		if !announced[key] && !w.lost {
+		switch {
+		case announced[key]:
+		case w.broker.lost[key.ID]:
+			r.silenced++
+		default:
 			w.fault("I2: %s is decided and not announced", key.ID)
 		}
 	}
@@ -201,7 +206,7 @@ func (w *world) compareRows(decided map[store.Key]string) {
 		}
 	}
 	for key := range decided {
-		if n := owed[key]; n > 1 || n == 0 && !w.lost {
+		if n := owed[key]; n > 1 || n == 0 && !w.broker.lost[key.ID] {
 			w.fault("I8: %d webhooks are owed of %s", n, key.ID)
 		}
 	}

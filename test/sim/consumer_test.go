@@ -18,6 +18,7 @@ type consumer struct {
 	next      uint64 // what was not delivered yet begins here
 	delivered uint64 // how often anything was
 	pending   map[uint64]*delivery
+	handed    map[uint64]*delivery // acknowledged when they were delivered, by a runner that is broken on purpose
 	waiting   []*pull
 	timer     *time.Timer
 }
@@ -38,7 +39,7 @@ type pull struct {
 }
 
 func newConsumer(s *stream, c jetstream.ConsumerConfig) *consumer {
-	return &consumer{s: s, config: c, created: time.Now().UTC(), next: max(s.first, c.OptStartSeq), pending: map[uint64]*delivery{}}
+	return &consumer{s: s, config: c, created: time.Now().UTC(), next: max(s.first, c.OptStartSeq), pending: map[uint64]*delivery{}, handed: map[uint64]*delivery{}}
 }
 
 func (c *consumer) name() string { return c.s.config.Name + "/" + c.config.Name }
@@ -182,7 +183,7 @@ func (c *consumer) deliver(p *pull, seq uint64) {
 	p.heard = now
 	c.delivered++
 	times := uint64(1)
-	if c.config.AckPolicy == jetstream.AckExplicitPolicy && !b.eager {
+	if c.config.AckPolicy == jetstream.AckExplicitPolicy {
 		d := c.pending[seq]
 		if d == nil {
 			d = &delivery{}
@@ -196,6 +197,10 @@ func (c *consumer) deliver(p *pull, seq uint64) {
 		times = d.times
 		if times > 1 {
 			b.trace("%s: %d is delivered for time %d", c.name(), seq, times)
+		}
+		if b.eager {
+			c.handed[seq] = d
+			delete(c.pending, seq)
 		}
 	}
 	info := c.info()
@@ -242,11 +247,14 @@ func (b *broker) settle(f frame) {
 		return
 	}
 	c, seq := s.consumers[words[3]], number(words[5])
+	word, rest, _ := strings.Cut(string(f.data), " ")
+	if b.eager && word == "-NAK" && c.handed[seq] != nil {
+		c.pending[seq] = c.handed[seq]
+	}
 	d := c.pending[seq]
 	if d == nil {
 		return
 	}
-	word, rest, _ := strings.Cut(string(f.data), " ")
 	thing := c.name() + " " + words[5] + " " + word
 	if b.dice.hits(b.odds.ackLost, "ack lost "+thing) {
 		b.trace("%s is lost", thing)

@@ -13,6 +13,9 @@ import (
 	"time"
 )
 
+// seeds are tried by every run of the tests; CRIVO_SIM_SEEDS for more.
+const seeds = 150
+
 // variant breaks something on purpose before a run.
 type variant func(w *world)
 
@@ -71,7 +74,7 @@ func check(t *testing.T, seed uint64, calm bool) report {
 	return r
 }
 
-func number2(t *testing.T, name string, otherwise uint64) uint64 {
+func setting(t *testing.T, name string, otherwise uint64) uint64 {
 	t.Helper()
 	text := os.Getenv(name)
 	if text == "" {
@@ -93,8 +96,8 @@ func TestWithoutFaults(t *testing.T) {
 }
 
 func TestSeeds(t *testing.T) {
-	from, n := uint64(1), number2(t, "CRIVO_SIM_SEEDS", 200)
-	if seed := number2(t, "CRIVO_SIM_SEED", 0); seed != 0 {
+	from, n := uint64(1), setting(t, "CRIVO_SIM_SEEDS", seeds)
+	if seed := setting(t, "CRIVO_SIM_SEED", 0); seed != 0 {
 		from, n = seed, 1
 	}
 	var all report
@@ -108,6 +111,7 @@ func TestSeeds(t *testing.T) {
 			all.buried += r.buried
 			all.letters += r.letters
 			all.unclaimed += r.unclaimed
+			all.silenced += r.silenced
 		})
 	}
 	t.Log(fmt.Sprintf("%+v", all))

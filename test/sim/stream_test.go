@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"crivo/streams"
 )
 
 // stream keeps messages and knows the ids of the last ones.
@@ -71,6 +73,7 @@ func (s *stream) store(f frame) (seq uint64, duplicate bool) {
 func (s *stream) forget(moments time.Duration) {
 	since := time.Now().Add(-moments)
 	for s.last > 0 && s.messages[s.last] != nil && s.messages[s.last].at.After(since) {
+		s.lose(s.messages[s.last])
 		delete(s.ids, s.messages[s.last].id)
 		delete(s.messages, s.last)
 		s.last--
@@ -86,6 +89,13 @@ func (s *stream) forget(moments time.Duration) {
 		}
 	}
 	s.b.trace("%s ends at %d", s.config.Name, s.last)
+}
+
+// lose notes whose decision nobody can hear of any more: a step told of it, and was acknowledged itself.
+func (s *stream) lose(m *stored) {
+	if s.config.Name == streams.Decided {
+		s.b.lost[headerOf(m.header, streams.HeaderID)] = true
+	}
 }
 
 func (s *stream) pump() {

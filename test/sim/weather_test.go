@@ -59,15 +59,13 @@ func (w *world) forecast() weather {
 	})
 	some(2, "the broker is killed", func(r *rand.Rand) { w.broker.restart(length(r, 3*time.Second), false) })
 	some(2, "the store is away", func(r *rand.Rand) { w.sky.set(length(r, 3*time.Second), r.IntN(2) == 0) })
-	if r.IntN(4) == 0 {
+	if r.IntN(2) == 0 {
 		some(2, "the broker's machine is reset", func(r *rand.Rand) {
-			w.loses()
 			w.broker.restart(length(r, 3*time.Second), true)
 		})
 	}
-	if r.IntN(4) == 0 {
-		some(1, "power fails", func(r *rand.Rand) {
-			w.loses()
+	if r.IntN(2) == 0 {
+		some(2, "power fails", func(r *rand.Rand) {
 			w.broker.restart(length(r, time.Second), true)
 			for _, role := range roles {
 				w.killRole(role)
@@ -76,7 +74,6 @@ func (w *world) forecast() weather {
 	}
 	if r.IntN(8) == 0 {
 		some(1, "the broker loses its disk", func(r *rand.Rand) {
-			w.loses()
 			w.broker.wipe(length(r, time.Second))
 		})
 	}
@@ -89,12 +86,6 @@ func (w *world) each(role string, do func(name string)) {
 	if p := w.player(role); p != nil {
 		do(p.name)
 	}
-}
-
-func (w *world) loses() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.lost = true
 }
 
 // blow makes the weather happen and then ends it.

@@ -84,8 +84,7 @@ type world struct {
 	rows     *memory.Deliveries
 	registry *memory.Registry
 	clients  *clients
-	sweeps   func(keeper.Transactions) keeper.Transactions // what the keeper sees, for one that is broken on purpose
-	idle     bool                                          // the keeper does not sweep at all, on purpose
+	sweeps   func(keeper.Transactions, transactions) keeper.Transactions // what the keeper sees, for one that is broken on purpose
 	loud     bool
 	began    time.Time
 
@@ -95,7 +94,6 @@ type world struct {
 	ended   sync.WaitGroup
 	errs    []string
 	over    bool // nothing is started again
-	lost    bool // streams may lack what they once had
 }
 
 // process is one incarnation of a service.
@@ -227,7 +225,7 @@ func (w *world) run(ctx context.Context, p *process, s app.Shell) error {
 
 func (w *world) swept(h *handle) keeper.Transactions {
 	if w.sweeps != nil {
-		return w.sweeps(h)
+		return w.sweeps(h, w.truth)
 	}
 	return h
 }

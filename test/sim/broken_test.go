@@ -1,0 +1,86 @@
+package sim_test
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"crivo/services/keeper"
+	"crivo/services/store"
+)
+
+// overwriting is an arbiter that lets the last decision win.
+type overwriting struct {
+	transactions
+
+	mu   sync.Mutex
+	over map[store.Key]store.Entry
+}
+
+func (o *overwriting) Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error) {
+	out, err := o.transactions.Decide(ctx, decides)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range out {
+		if out[i].Status == store.DecidedBefore {
+			out[i].Status, out[i].Entry.Event, out[i].Entry.DecidedAt = store.DecidedNow, decides[i].Event, decides[i].DecidedAt
+			o.over[decides[i].Key] = out[i].Entry
+		}
+	}
+	return out, err
+}
+
+func (o *overwriting) Get(ctx context.Context, key store.Key) (store.Entry, error) {
+	o.mu.Lock()
+	e, ok := o.over[key]
+	o.mu.Unlock()
+	if ok {
+		return e, nil
+	}
+	return o.transactions.Get(ctx, key)
+}
+
+// samerun is a sweep that runs claims again and does not raise their run.
+type samerun struct {
+	keeper.Transactions
+	truth transactions
+}
+
+func (s samerun) Raise(ctx context.Context, r store.Raise) (store.Entry, error) {
+	e, err := s.truth.Get(ctx, r.Key)
+	e.AcceptedAt, e.Deadline = r.AcceptedAt, r.Deadline
+	return e, err
+}
+
+// blind is a sweep that finds nothing.
+type blind struct{ keeper.Transactions }
+
+func (blind) Overdue(context.Context, time.Time, int) ([]store.Entry, error) { return nil, nil }
+
+// What would break a promise must be seen, within the seeds that every test run tries.
+func TestWhatIsBrokenIsSeen(t *testing.T) {
+	for name, broken := range map[string]variant{
+		"an arbiter that overwrites": func(w *world) {
+			w.truth.transactions = &overwriting{transactions: w.truth.transactions, over: map[store.Key]store.Entry{}}
+		},
+		"a runner that acknowledges before it publishes": func(w *world) { w.broker.eager = true },
+		"a sweep that does not raise the run": func(w *world) {
+			w.sweeps = func(t keeper.Transactions, truth transactions) keeper.Transactions { return samerun{t, truth} }
+		},
+		"a sweep that never runs": func(w *world) {
+			w.sweeps = func(t keeper.Transactions, _ transactions) keeper.Transactions { return blind{t} }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for seed := uint64(1); seed <= seeds; seed++ {
+				if _, faults := run(t, seed, false, false, broken); len(faults) > 0 {
+					t.Log("seed " + strconv.FormatUint(seed, 10) + ": " + faults[0])
+					return
+				}
+			}
+			t.Errorf("%d seeds see nothing wrong", seeds)
+		})
+	}
+}
