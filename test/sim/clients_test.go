@@ -8,12 +8,21 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"crivo/pkg/app"
+	"crivo/streams"
 )
 
 // clients send transactions and write down what they were told.
 type clients struct {
 	w    *world
-	http map[string]*http.Client
+	http map[string]*http.Client // by the edge's role
+	nats *nats.Conn              // to whichever edge answers
 
 	mu   sync.Mutex
 	said []answer
@@ -39,45 +48,91 @@ func (w *world) payment(id string, variant int) string {
 		id, 1000+variant, w.began.UTC().Format(time.RFC3339Nano), id[2]%3)
 }
 
+// connect opens the client's own link to the broker.
+func (c *clients) connect() (err error) {
+	c.nats, err = app.Connect(app.Connection{Name: "client", Inbox: "_INBOX_client", Log: zerolog.Nop(), Health: &app.Health{},
+		Extra: []nats.Option{nats.InProcessServer(door{c.w.broker, "client"}), nats.ReconnectJitter(0, 0)}})
+	return err
+}
+
+// doors are the ways in.
+var doors = []string{"edge-a", "edge-b", "nats"}
+
 // post sends one request and writes down its answer.
-func (c *clients) post(ctx context.Context, edge, id string, variant int, prefer string) answer {
+func (c *clients) post(ctx context.Context, door, id string, variant int, prefer string) answer {
 	a := answer{id: id, variant: variant}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+edge+"/v1/transactions", strings.NewReader(c.body(id, variant)))
-	if err == nil {
-		req.Header.Set("Authorization", "Bearer "+bootstrap)
-		req.Header.Set("Content-Type", "application/json")
-		if prefer != "" {
-			req.Header.Set("Prefer", prefer)
-		}
-		var res *http.Response
-		if res, err = c.http[edge].Do(req); err == nil {
-			var body []byte
-			if body, err = io.ReadAll(res.Body); err == nil {
-				a.status, a.body, a.replay = res.StatusCode, string(body), res.Header.Get("Idempotent-Replayed") == "true"
-			}
-			_ = res.Body.Close()
-		}
+	var err error
+	if door == "nats" {
+		err = c.request(ctx, &a, prefer)
+	} else {
+		err = c.call(ctx, door, &a, prefer)
 	}
-	c.w.tracef("%s, body %d, by %s: %d %v", id, variant, edge, a.status, err)
+	c.w.tracef("%s, body %d, by %s: %d %v", id, variant, door, a.status, err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.said = append(c.said, a)
 	return a
 }
 
-// insist sends until it is not told to come later. An edge that lost sight of the broker lets one request through every 100 ms,
-// also of those that do not need the broker, until one published something.
+// request asks over NATS.
+func (c *clients) request(ctx context.Context, a *answer, prefer string) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	m := &nats.Msg{Subject: streams.Subject(streams.EventIntake, tenant), Data: []byte(c.w.payment(a.id, a.variant)), Header: nats.Header{}}
+	if prefer != "" {
+		m.Header.Set("Prefer", prefer)
+	}
+	heard, err := c.nats.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return err
+	}
+	var reply struct {
+		Status   int            `json:"status"`
+		Replayed bool           `json:"idempotent_replayed"`
+		Body     jsontext.Value `json:"body"`
+	}
+	if err := json.Unmarshal(heard.Data, &reply); err != nil {
+		return err
+	}
+	a.status, a.body, a.replay = reply.Status, string(reply.Body), reply.Replayed
+	return nil
+}
+
+// call asks over HTTP.
+func (c *clients) call(ctx context.Context, edge string, a *answer, prefer string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+edge+"/v1/transactions", strings.NewReader(c.w.payment(a.id, a.variant)))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+bootstrap)
+	req.Header.Set("Content-Type", "application/json")
+	if prefer != "" {
+		req.Header.Set("Prefer", prefer)
+	}
+	res, err := c.http[edge].Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	if err == nil {
+		a.status, a.body, a.replay = res.StatusCode, string(body), res.Header.Get("Idempotent-Replayed") == "true"
+	}
+	return err
+}
+
+// insist sends until it is answered and not told to come later. An edge that lost sight of the broker lets one request through
+// every 100 ms, also of those that do not need the broker, until one published something; one that is told to end takes a while.
 func (c *clients) insist(id string, variant int) (a answer) {
-	for range 20 {
-		if a = c.post(context.Background(), "edge-a", id, variant, ""); a.status != http.StatusServiceUnavailable {
+	for try := range 40 {
+		a = c.post(context.Background(), doors[try%len(doors)], id, variant, "")
+		if a.status != 0 && a.status != http.StatusServiceUnavailable {
 			return a
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
 	return a
 }
-
-func (c *clients) body(id string, variant int) string { return c.w.payment(id, variant) }
 
 // answers returns everything that was said so far.
 func (c *clients) answers() []answer {
@@ -98,16 +153,15 @@ type manner struct {
 func (c *clients) send(ctx context.Context, name, id string, m manner) {
 	for try := range m.tries {
 		thing := fmt.Sprintf("%s try %d", name, try)
-		edge := [...]string{"edge-a", "edge-b"}[c.w.dice.about("edge "+thing).IntN(2)]
-		a := c.post(ctx, edge, id, m.variant, m.prefer)
+		a := c.post(ctx, doors[c.w.dice.about("door "+thing).IntN(len(doors))], id, m.variant, m.prefer)
 		if a.status/100 == 2 || a.status == http.StatusConflict || ctx.Err() != nil {
 			break
 		}
 		time.Sleep(c.w.dice.between(50*time.Millisecond, 700*time.Millisecond, "pause "+thing))
 	}
 	if m.again {
-		time.Sleep(c.w.dice.between(0, 4*time.Second, "again "+name))
-		c.post(ctx, "edge-a", id, m.variant, "")
+		time.Sleep(c.w.dice.between(0, 2*time.Second, "again "+name))
+		c.post(ctx, doors[c.w.dice.about("door again "+name).IntN(len(doors))], id, m.variant, "")
 	}
 }
 

@@ -28,7 +28,10 @@ func run(t *testing.T, seed uint64, calm, loud bool, broken variant) (r report, 
 		if broken != nil {
 			broken(w)
 		}
-		for _, role := range roles {
+		if err := w.clients.connect(); err != nil {
+			t.Fatal(err)
+		}
+		for _, role := range w.roles {
 			w.start(role)
 		}
 		time.Sleep(500 * time.Millisecond)
@@ -61,6 +64,7 @@ func (w *world) stop() {
 	for _, p := range w.all {
 		w.kill(p.name)
 	}
+	w.clients.nats.Close()
 	w.ended.Wait()
 }
 

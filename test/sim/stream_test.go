@@ -17,6 +17,7 @@ import (
 type stream struct {
 	b         *broker
 	config    jetstream.StreamConfig
+	written   json.RawMessage // the configuration, as it is answered time and again
 	created   time.Time
 	first     uint64 // the lowest sequence that may still be there
 	last      uint64
@@ -41,7 +42,7 @@ type stored struct {
 }
 
 func newStream(b *broker, c jetstream.StreamConfig) *stream {
-	return &stream{b: b, config: c, created: time.Now().UTC(), first: 1, messages: map[uint64]*stored{}, ids: map[string]known{}, consumers: map[string]*consumer{}}
+	return &stream{b: b, config: c, written: written(c), created: time.Now().UTC(), first: 1, messages: map[uint64]*stored{}, ids: map[string]known{}, consumers: map[string]*consumer{}}
 }
 
 func (s *stream) leaderless() bool { return s.b.away() || time.Now().Before(s.led) }
@@ -134,18 +135,43 @@ func (s *stream) ordered() []*consumer {
 	return out
 }
 
-func (s *stream) info() *jetstream.StreamInfo {
-	state := jetstream.StreamState{Msgs: uint64(len(s.messages)), FirstSeq: s.first, LastSeq: s.last, Consumers: len(s.consumers)}
+func written(c jetstream.StreamConfig) json.RawMessage {
+	data, err := json.Marshal(c)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}
+
+// streamInfo is a jetstream.StreamInfo as the server writes it.
+type streamInfo struct {
+	Config  json.RawMessage `json:"config"`
+	Created time.Time       `json:"created"`
+	State   struct {
+		Messages  int       `json:"messages"`
+		Bytes     int       `json:"bytes"`
+		FirstSeq  uint64    `json:"first_seq"`
+		FirstTime time.Time `json:"first_ts"`
+		LastSeq   uint64    `json:"last_seq"`
+		LastTime  time.Time `json:"last_ts"`
+		Consumers int       `json:"consumer_count"`
+	} `json:"state"`
+	Now time.Time `json:"ts"`
+}
+
+func (s *stream) info() streamInfo {
+	i := streamInfo{Config: s.written, Created: s.created, Now: time.Now().UTC()}
+	i.State.Messages, i.State.FirstSeq, i.State.LastSeq, i.State.Consumers = len(s.messages), s.first, s.last, len(s.consumers)
 	for _, m := range s.messages {
-		state.Bytes += uint64(len(m.header) + len(m.data))
-		if state.FirstTime.IsZero() || m.at.Before(state.FirstTime) {
-			state.FirstTime = m.at
+		i.State.Bytes += len(m.header) + len(m.data)
+		if i.State.FirstTime.IsZero() || m.at.Before(i.State.FirstTime) {
+			i.State.FirstTime = m.at.UTC()
 		}
-		if m.at.After(state.LastTime) {
-			state.LastTime = m.at
+		if m.at.After(i.State.LastTime) {
+			i.State.LastTime = m.at.UTC()
 		}
 	}
-	return &jetstream.StreamInfo{Config: s.config, Created: s.created, State: state, TimeStamp: time.Now().UTC()}
+	return i
 }
 
 // apiError is the answer to a request that failed.
@@ -222,7 +248,7 @@ func (b *broker) provision(f frame, verb, name string) {
 		s = newStream(b, c)
 		b.streams[name] = s
 	default:
-		s.config = c
+		s.config, s.written = c, written(c)
 	}
 	b.answer(f.reply, s.info())
 }

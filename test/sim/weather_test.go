@@ -22,7 +22,7 @@ type happening struct {
 }
 
 // storm is how long faults happen.
-const storm = 8 * time.Second
+const storm = 5 * time.Second
 
 // forecast makes a seed's weather.
 func (w *world) forecast() weather {
@@ -48,14 +48,15 @@ func (w *world) forecast() weather {
 	length := func(r *rand.Rand, most time.Duration) time.Duration {
 		return 100*time.Millisecond + time.Duration(r.Int64N(int64(most)))
 	}
-	some(5, "a process is killed", func(r *rand.Rand) { w.killRole(roles[r.IntN(len(roles))]) })
-	some(3, "a link is cut", func(r *rand.Rand) { w.each(roles[r.IntN(len(roles))], w.broker.drop) })
+	some(5, "a process is killed", func(r *rand.Rand) { w.killRole(w.roles[r.IntN(len(w.roles))]) })
+	some(2, "a process is told to end", func(r *rand.Rand) { w.each(w.roles[r.IntN(len(w.roles))], w.tell) })
+	some(3, "a link is cut", func(r *rand.Rand) { w.each(w.roles[r.IntN(len(w.roles))], w.broker.drop) })
 	some(3, "a link hangs", func(r *rand.Rand) {
-		w.each(roles[r.IntN(len(roles))], func(name string) { w.broker.freeze(name, length(r, 5*time.Second)) })
+		w.each(w.roles[r.IntN(len(w.roles))], func(name string) { w.broker.freeze(name, length(r, 3*time.Second)) })
 	})
 	some(4, "a stream loses its leader", func(r *rand.Rand) {
 		spec := streams.Steps[r.IntN(len(streams.Steps))]
-		w.broker.lead(spec.Stream, length(r, 6*time.Second), r.IntN(2) == 0)
+		w.broker.lead(spec.Stream, length(r, 4*time.Second), r.IntN(2) == 0)
 	})
 	some(2, "the broker is killed", func(r *rand.Rand) { w.broker.restart(length(r, 3*time.Second), false) })
 	some(2, "the store is away", func(r *rand.Rand) { w.sky.set(length(r, 3*time.Second), r.IntN(2) == 0) })
@@ -67,7 +68,7 @@ func (w *world) forecast() weather {
 	if r.IntN(2) == 0 {
 		some(2, "power fails", func(r *rand.Rand) {
 			w.broker.restart(length(r, time.Second), true)
-			for _, role := range roles {
+			for _, role := range w.roles {
 				w.killRole(role)
 			}
 		})

@@ -85,6 +85,8 @@ type world struct {
 	registry *memory.Registry
 	clients  *clients
 	sweeps   func(keeper.Transactions, transactions) keeper.Transactions // what the keeper sees, for one that is broken on purpose
+	roles    []string                                                    // who takes part
+	skews    map[string]time.Duration                                    // how wrong the clock of a role's machine is
 	loud     bool
 	began    time.Time
 
@@ -106,8 +108,8 @@ type process struct {
 	door   *pipes // an edge's
 }
 
-// roles are the processes, in the order in which they are started.
-var roles = []string{"keeper", "enrich", "validate", "score", "persist-a", "persist-b", "notify", "edge-a", "edge-b"}
+// roles are the processes, in the order in which they are started. Some runs lack the last ones.
+var roles = []string{"keeper", "enrich", "validate", "score", "persist-a", "notify", "edge-a", "edge-b", "persist-b"}
 
 func newWorld(t *testing.T, seed uint64, o odds) *world {
 	t.Helper()
@@ -125,6 +127,13 @@ func newWorld(t *testing.T, seed uint64, o odds) *world {
 	w.broker.trace, w.broker.crash = w.tracef, func(name string) {
 		w.broker.severLocked(name)
 		go w.kill(name)
+	}
+	w.roles = roles[:w.dice.about("roles").IntN(3)+len(roles)-2]
+	w.skews = map[string]time.Duration{}
+	if w.dice.hits(0.5, "skewed") {
+		for _, role := range w.roles {
+			w.skews[role] = w.dice.between(-10*time.Second, 10*time.Second, "skew of "+role)
+		}
 	}
 	w.clients = newClients(w)
 	ctx := context.Background()
@@ -178,7 +187,7 @@ func (w *world) start(role string) {
 		return
 	}
 	metrics := prometheus.NewRegistry()
-	shell := app.Shell{Name: service(role), Conn: conn, JS: js, Clock: app.NewClock(nil), Log: zerolog.Nop(), Metrics: metrics, Health: health,
+	shell := app.Shell{Name: service(role), Conn: conn, JS: js, Clock: app.NewClock(func() time.Time { return time.Now().Add(w.skews[role]) }), Log: zerolog.Nop(), Metrics: metrics, Health: health,
 		Steps: stage.NewMetrics(metrics)}
 	ctx, end := context.WithCancel(context.Background())
 	p.conn, p.end = conn, end
@@ -193,13 +202,42 @@ func (w *world) start(role string) {
 		if ctx.Err() == nil || err != nil && !p.handle.dead.Load() {
 			w.fault("%s ended by itself: %v", p.name, err)
 		}
+		w.kill(p.name) // where it was told to end, and did
 	})
 }
 
 // service is the process that plays a role: there may be several of it.
 func service(role string) string { name, _, _ := strings.Cut(role, "-"); return name }
 
+// run is what the service's main does.
 func (w *world) run(ctx context.Context, p *process, s app.Shell) error {
+	if s.Name == "keeper" {
+		err := app.Until(ctx, s, "the broker, to make the streams", func(ctx context.Context) error {
+			_, err := streams.Ensure(ctx, s.JS, streams.DefaultLayout)
+			return err
+		})
+		if err != nil {
+			return nil
+		}
+	}
+	if len(w.skews) == 0 {
+		return w.serve(ctx, p, s) // there is nothing to keep
+	}
+	keeping, stop := context.WithCancel(context.Background())
+	var kept <-chan struct{}
+	err := app.Until(ctx, s, "the broker's time", func(context.Context) (err error) {
+		kept, err = s.Clock.Keep(keeping, s.Conn, streams.Submitted)
+		return err
+	})
+	defer stop()
+	if err != nil {
+		return nil // told to end before it began
+	}
+	defer func() { stop(); <-kept }()
+	return w.serve(ctx, p, s)
+}
+
+func (w *world) serve(ctx context.Context, p *process, s app.Shell) error {
 	switch s.Name {
 	case "keeper":
 		return keeper.Run(ctx, keeper.Config{Shell: s, Transactions: w.swept(p.handle), Layout: streams.DefaultLayout, Tenants: w.registry.Tenants})
@@ -249,6 +287,18 @@ func (w *world) kill(name string) {
 	p.end()
 	w.ended.Go(p.conn.Close)
 	time.AfterFunc(w.dice.between(50*time.Millisecond, 2*time.Second, "restart "+name), func() { w.start(p.role) })
+}
+
+// tell ends an incarnation as SIGTERM does: it drains, and is killed only where it does not end.
+func (w *world) tell(name string) {
+	w.mu.Lock()
+	p := w.running[name]
+	w.mu.Unlock()
+	if p != nil {
+		w.tracef("%s is told to end", name)
+		p.end()
+		time.AfterFunc(15*time.Second, func() { w.kill(name) })
+	}
 }
 
 // killRole kills whatever plays a role.
