@@ -45,8 +45,8 @@ type odds struct {
 	featureFails float64
 }
 
-func newBroker(d *dice, o odds) *broker {
-	return &broker{dice: d, odds: o, trace: func(string, ...any) {}, links: map[*link]bool{}, severed: map[string]bool{}, streams: map[string]*stream{}, lost: map[string]bool{}}
+func newBroker(d *dice) *broker {
+	return &broker{dice: d, trace: func(string, ...any) {}, links: map[*link]bool{}, severed: map[string]bool{}, streams: map[string]*stream{}, lost: map[string]bool{}}
 }
 
 func (b *broker) away() bool { return time.Now().Before(b.back) }

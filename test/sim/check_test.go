@@ -3,6 +3,7 @@ package sim_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -59,11 +60,23 @@ func (w *world) settle(most time.Duration) {
 	}
 }
 
-// report is what a run came to.
+// report is what runs came to. Lateness is counted, and not judged: I4 is the guard's, and holds while the store answers.
 type report struct {
-	accepted, decided, late, guarded, buried, letters int
-	unclaimed                                         int // attempted, and nothing of it is known
-	silenced                                          int // decided, and TX_DECIDED lost the only word of it
+	Accepted, Decided, Late, Guarded, Buried, Letters int
+
+	Unclaimed int // attempted, and nothing of it is known
+	Silenced  int // decided, and TX_DECIDED lost the only word of it
+}
+
+func (r *report) add(o report) {
+	r.Accepted += o.Accepted
+	r.Decided += o.Decided
+	r.Late += o.Late
+	r.Guarded += o.Guarded
+	r.Buried += o.Buried
+	r.Letters += o.Letters
+	r.Unclaimed += o.Unclaimed
+	r.Silenced += o.Silenced
 }
 
 // judge compares what clients were told with the store, the streams and the webhooks owed.
@@ -101,7 +114,7 @@ func (w *world) decisions(r *report) map[store.Key]string {
 		out[key] = string(entry.Event)
 		w.recompute(key, entry.Event, r)
 	}
-	r.decided = len(out)
+	r.Decided = len(out)
 	for key := range w.truth.claimed {
 		if out[key] == "" {
 			w.fault("I1: %s is claimed and not decided", key.ID)
@@ -117,13 +130,13 @@ func (w *world) recompute(key store.Key, stored []byte, r *report) {
 		return
 	}
 	if d.DecidedAt.Sub(d.AcceptedAt.Time) > 2*time.Second {
-		r.late++
+		r.Late++
 	}
 	switch d.By {
 	case event.ByGuard:
-		r.guarded++
+		r.Guarded++
 	case event.ByBurial:
-		r.buried++
+		r.Buried++
 		return // there is nothing to compute
 	}
 	again, err := w.scoring.Handle(context.Background(), d.Validated)
@@ -160,13 +173,13 @@ func (w *world) compareStreams(decided map[store.Key]string, r *report) {
 		switch {
 		case announced[key]:
 		case w.broker.lost[key.ID]:
-			r.silenced++
+			r.Silenced++
 		default:
 			w.fault("I2: %s is decided and not announced", key.ID)
 		}
 	}
 	for _, m := range w.broker.streams[streams.DeadLetters].messages {
-		r.letters++
+		r.Letters++
 		if key, err := keyOf(m); err != nil || decided[key] == "" {
 			w.fault("I3: a dead letter of %s, which is not decided: %v", key.ID, err)
 		}
@@ -240,12 +253,12 @@ func (w *world) compareAnswers(decided map[store.Key]string, r *report) {
 			w.fault("I10: %s was answered %d %s", a.id, a.status, a.body)
 		}
 	}
-	r.accepted = len(first)
+	r.Accepted = len(first)
 	winners := map[string]int{}
-	for _, s := range slices.SortedFunc(mapKeys(sent), func(x, y answer) int { return strings.Compare(x.id, y.id)*2 + x.variant - y.variant }) {
+	for _, s := range slices.SortedFunc(maps.Keys(sent), func(x, y answer) int { return strings.Compare(x.id, y.id)*2 + x.variant - y.variant }) {
 		key := store.Key{Tenant: tenant, ID: s.id}
 		if !w.truth.claimed[key] {
-			r.unclaimed++
+			r.Unclaimed++
 			continue
 		}
 		a := w.clients.insist(s.id, s.variant)
@@ -275,16 +288,6 @@ func (w *world) tells(a answer, stored string) {
 	want, err := json.Marshal(&public, json.Deterministic(true))
 	if err != nil || strings.TrimSpace(a.body) != string(want) {
 		w.fault("I10: %s was told %s, stored is %s", a.id, a.body, want)
-	}
-}
-
-func mapKeys[K comparable, V any](m map[K]V) func(func(K) bool) {
-	return func(yield func(K) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
 	}
 }
 

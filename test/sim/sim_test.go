@@ -1,83 +1,78 @@
-// Package sim_test runs the whole system in simulated time: the real edges, steps and keeper, talking through the real client
-// library to a simulated broker and to simulated stores, under faults that a seed chooses.
 package sim_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/go-json-experiment/json"
 )
 
-// seeds are tried by every run of the tests; CRIVO_SIM_SEEDS for more.
-const seeds = 150
+// patience is how long, after the storm, the sweep may take to bring everything to rest: it doubles its own with each run.
+const patience = 2 * time.Minute
 
 // variant breaks something on purpose before a run.
 type variant func(w *world)
 
-// run is one seed: everything starts, clients send during the storm, and after it all must come to rest and agree.
-func run(t *testing.T, seed uint64, calm, loud bool, broken variant) (r report, faults []string) {
+// trial is one run.
+type trial struct {
+	seed   uint64
+	calm   bool // without faults
+	loud   bool // tells all that happens
+	broken variant
+}
+
+// run starts everything, has clients send during the storm, and then all must come to rest and agree.
+func (r trial) run(t *testing.T) (out report, faults []string) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, seed, odds{})
-		w.loud = loud
-		if broken != nil {
-			broken(w)
+		w := newWorld(t, r.seed, r.loud)
+		if r.broken != nil {
+			r.broken(w)
 		}
-		if err := w.clients.connect(); err != nil {
-			t.Fatal(err)
-		}
-		for _, role := range w.roles {
-			w.start(role)
-		}
+		w.open()
 		time.Sleep(500 * time.Millisecond)
-		weather := w.forecast()
-		if calm {
-			weather = w.calm()
+		var over weather
+		if !r.calm {
+			over = w.forecast()
 		}
-		w.broker.brew(weather.odds)
-		ctx, cancel := context.WithCancel(context.Background())
-		w.clients.crowd(ctx, 10, storm)
-		w.blow(weather.events)
+		w.broker.brew(over.odds)
+		w.clients.crowd(context.Background(), 10, storm)
+		w.blow(over.events)
 		w.clients.done.Wait()
-		w.settle(2 * time.Minute)
-		r = w.judge()
-		cancel()
+		w.settle(patience)
+		out = w.judge()
 		w.stop()
 		faults = w.errs
 	})
-	// Pools of the client library keep timers, which must not reach the next bubble: two collections empty them.
+	// The client library pools timers, and one of this bubble must not reach the next: two collections empty the pools.
 	runtime.GC()
 	runtime.GC()
-	return r, faults
+	return out, faults
 }
 
-// stop kills everything for good.
-func (w *world) stop() {
-	w.mu.Lock()
-	w.over = true
-	w.mu.Unlock()
-	for _, p := range w.all {
-		w.kill(p.name)
-	}
-	w.clients.nats.Close()
-	w.ended.Wait()
-}
-
-func check(t *testing.T, seed uint64, calm bool) report {
+func (r trial) check(t *testing.T) report {
 	t.Helper()
-	loud := os.Getenv("CRIVO_SIM_SEED") != ""
-	r, faults := run(t, seed, calm, loud, nil)
+	out, faults := r.run(t)
 	for _, f := range faults {
-		t.Errorf("seed %d: %s", seed, f)
+		t.Errorf("seed %d: %s", r.seed, f)
 	}
-	return r
+	if len(faults) > 0 && !r.loud {
+		t.Logf("watch it: CRIVO_SIM_SEED=%d go test -count 1 -run Seeds -v ./test/sim/", r.seed)
+	}
+	return out
 }
 
+// setting is a number in the environment.
 func setting(t *testing.T, name string, otherwise uint64) uint64 {
 	t.Helper()
 	text := os.Getenv(name)
@@ -93,30 +88,94 @@ func setting(t *testing.T, name string, otherwise uint64) uint64 {
 
 // Without a fault everything is accepted at once and decided in time.
 func TestWithoutFaults(t *testing.T) {
-	r := check(t, 1, true)
-	if r.accepted != 10 || r.decided != 10 || r.late != 0 {
+	r := trial{seed: 1, calm: true}.check(t)
+	if r.Accepted != 10 || r.Decided != 10 || r.Late != 0 {
 		t.Errorf("%+v", r)
 	}
 }
 
-func TestSeeds(t *testing.T) {
-	from, n := uint64(1), setting(t, "CRIVO_SIM_SEEDS", seeds)
-	if seed := setting(t, "CRIVO_SIM_SEED", 0); seed != 0 {
-		from, n = seed, 1
+// Seeds that once showed something, with what it was.
+func TestNamedSeeds(t *testing.T) {
+	for name, seed := range map[string]uint64{
+		"a gate that is shut lets repeats through one by one": 20,
+	} {
+		t.Run(name, func(t *testing.T) { trial{seed: seed}.check(t) })
 	}
-	var all report
-	for seed := from; seed < from+n; seed++ {
-		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
-			r := check(t, seed, false)
-			all.accepted += r.accepted
-			all.decided += r.decided
-			all.late += r.late
-			all.guarded += r.guarded
-			all.buried += r.buried
-			all.letters += r.letters
-			all.unclaimed += r.unclaimed
-			all.silenced += r.silenced
+}
+
+// Whatever a seed brings, nothing that was accepted is lost or decided twice. CRIVO_SIM_SEEDS is how many are tried, beginning with
+// CRIVO_SIM_FROM; CRIVO_SIM_SEED shows one.
+func TestSeeds(t *testing.T) {
+	if seed := setting(t, "CRIVO_SIM_SEED", 0); seed != 0 {
+		t.Logf("%+v", trial{seed: seed, loud: true}.check(t))
+		return
+	}
+	from, n := setting(t, "CRIVO_SIM_FROM", 1), setting(t, "CRIVO_SIM_SEEDS", seeds)
+	shards := uint64(runtime.GOMAXPROCS(0))
+	if os.Getenv(sharded) != "" || n < 2*shards {
+		t.Log(all + try(t, from, n))
+		return
+	}
+	var sum report
+	var mu sync.Mutex
+	var shardsDone sync.WaitGroup
+	for i := range shards {
+		first, most := from+n*i/shards, n*(i+1)/shards-n*i/shards
+		shardsDone.Go(func() {
+			r := shard(t, first, most)
+			mu.Lock()
+			defer mu.Unlock()
+			sum.add(r)
 		})
 	}
-	t.Log(fmt.Sprintf("%+v", all))
+	shardsDone.Wait()
+	t.Logf("%d seeds from %d: %+v", n, from, sum)
+}
+
+const (
+	sharded = "CRIVO_SIM_SHARD"
+	all     = "all of them: " // begins the line that a shard ends with
+)
+
+// try runs seeds one after the other and returns what they came to: bubbles of one process share pools.
+func try(t *testing.T, from, n uint64) string {
+	t.Helper()
+	var sum report
+	for seed := from; seed < from+n; seed++ {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) { sum.add(trial{seed: seed}.check(t)) })
+	}
+	data, err := json.Marshal(&sum)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(data)
+}
+
+// shard tries seeds in a process of its own.
+func shard(t *testing.T, from, n uint64) (r report) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Error(err)
+		return r
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestSeeds$", "-test.v", "-test.count=1", "-test.timeout=0")
+	cmd.Env = append(os.Environ(), sharded+"=1", fmt.Sprintf("CRIVO_SIM_FROM=%d", from), fmt.Sprintf("CRIVO_SIM_SEEDS=%d", n))
+	out, err := cmd.CombinedOutput()
+	_, sum, found := bytes.Cut(out, []byte(all))
+	sum, _, _ = bytes.Cut(sum, []byte("\n"))
+	if err != nil || !found || json.Unmarshal(sum, &r) != nil {
+		t.Errorf("seeds %d to %d: %v\n%s", from, from+n-1, err, quiet(string(out)))
+	}
+	return r
+}
+
+// quiet drops the lines of what went well.
+func quiet(out string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(out) {
+		if !strings.HasPrefix(line, "=== RUN") && !strings.HasPrefix(strings.TrimSpace(line), "--- PASS") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
 }

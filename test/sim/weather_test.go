@@ -113,6 +113,3 @@ func (s *sky) set(d time.Duration, hangs bool) {
 		s.down = until
 	}
 }
-
-// calm is no weather at all.
-func (w *world) calm() weather { return weather{} }

@@ -75,7 +75,6 @@ const (
 type world struct {
 	common
 	t        *testing.T
-	seed     uint64
 	dice     *dice
 	broker   *broker
 	truth    *recorded // the transaction store itself
@@ -111,19 +110,19 @@ type process struct {
 // roles are the processes, in the order in which they are started. Some runs lack the last ones.
 var roles = []string{"keeper", "enrich", "validate", "score", "persist-a", "notify", "edge-a", "edge-b", "persist-b"}
 
-func newWorld(t *testing.T, seed uint64, o odds) *world {
+func newWorld(t *testing.T, seed uint64, loud bool) *world {
 	t.Helper()
 	c, err := shared()
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{common: c, t: t, seed: seed, dice: newDice(seed), sky: &sky{}, features: newFeatures(), rows: memory.NewDeliveries(),
+	w := &world{common: c, t: t, loud: loud, dice: newDice(seed), sky: &sky{}, features: newFeatures(), rows: memory.NewDeliveries(),
 		registry: memory.NewRegistry(), running: map[string]*process{}, began: time.Now()}
 	w.truth = newRecorded(memory.NewTransactions())
 	w.truth.refuses = func(d store.Decide) bool {
 		return strings.HasSuffix(d.ID, poisonsPersist) && d.Decision != txn.Review
 	}
-	w.broker = newBroker(w.dice, o)
+	w.broker = newBroker(w.dice)
 	w.broker.trace, w.broker.crash = w.tracef, func(name string) {
 		w.broker.severLocked(name)
 		go w.kill(name)
@@ -140,6 +139,28 @@ func newWorld(t *testing.T, seed uint64, o odds) *world {
 	_ = w.registry.PutTenant(ctx, store.Tenant{ID: tenant, DeadlineMS: 2000, TimeZone: "America/Sao_Paulo"})
 	_ = w.registry.PutEndpoint(ctx, store.Endpoint{ID: endpoint, Tenant: tenant, URL: "https://example.com/", Payload: "thin", Status: "paused"})
 	return w
+}
+
+// open starts everything.
+func (w *world) open() {
+	if err := w.clients.connect(); err != nil {
+		w.fault("client: %v", err)
+	}
+	for _, role := range w.roles {
+		w.start(role)
+	}
+}
+
+// stop kills everything for good.
+func (w *world) stop() {
+	w.mu.Lock()
+	w.over = true
+	w.mu.Unlock()
+	for _, p := range w.all {
+		w.kill(p.name)
+	}
+	w.clients.nats.Close()
+	w.ended.Wait()
 }
 
 // odds are today's.
