@@ -46,7 +46,7 @@ func (r trial) run(t *testing.T) (out report, faults []string) {
 			over = w.forecast()
 		}
 		w.broker.brew(over.odds)
-		w.clients.crowd(context.Background(), 10, storm)
+		w.clients.crowd(context.Background(), r.crowd(w), storm)
 		w.blow(over.events)
 		w.clients.done.Wait()
 		w.settle(patience)
@@ -58,6 +58,14 @@ func (r trial) run(t *testing.T) (out report, faults []string) {
 	runtime.GC()
 	runtime.GC()
 	return out, faults
+}
+
+// crowd is how many transactions there are.
+func (r trial) crowd(w *world) int {
+	if r.calm {
+		return 10
+	}
+	return 5 + w.dice.about("crowd").IntN(12)
 }
 
 func (r trial) check(t *testing.T) report {
