@@ -64,21 +64,23 @@ func TestWhatIsBrokenIsSeen(t *testing.T) {
 	if raced {
 		t.Skip("what is broken is no race, and this takes a while")
 	}
-	for name, broken := range map[string]variant{
-		"an arbiter that overwrites": func(w *world) {
+	for name, v := range map[string]trial{
+		"an arbiter that overwrites": {broken: func(w *world) {
 			w.truth.transactions = &overwriting{transactions: w.truth.transactions, over: map[store.Key]store.Entry{}}
-		},
-		"a runner that acknowledges before it publishes": func(w *world) { w.broker.eager = true },
-		"a sweep that does not raise the run": func(w *world) {
+		}},
+		"a runner that acknowledges before it publishes": {broken: func(w *world) { w.broker.eager = true }},
+		"an edge without a guard":                        {fair: true, broken: func(w *world) { w.unguarded = true }},
+		"a sweep that does not raise the run": {broken: func(w *world) {
 			w.sweeps = func(t keeper.Transactions, truth transactions) keeper.Transactions { return samerun{t, truth} }
-		},
-		"a sweep that never runs": func(w *world) {
+		}},
+		"a sweep that never runs": {broken: func(w *world) {
 			w.sweeps = func(t keeper.Transactions, _ transactions) keeper.Transactions { return blind{t} }
-		},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for seed := uint64(1); seed <= seeds; seed++ {
-				if _, faults := (trial{seed: seed, broken: broken}).run(t); len(faults) > 0 {
+				v.seed = seed
+				if _, faults := v.run(t); len(faults) > 0 {
 					t.Log("seed " + strconv.FormatUint(seed, 10) + ": " + faults[0])
 					return
 				}

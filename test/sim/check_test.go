@@ -291,6 +291,16 @@ func (w *world) tells(a answer, stored string) {
 	}
 }
 
+// inTime: I4, no decision took longer than the tenant's deadline.
+func (w *world) inTime() {
+	for key, held := range w.truth.decisions {
+		d, err := event.Decode[event.Decided]([]byte(held[0]))
+		if took := d.DecidedAt.Sub(d.AcceptedAt.Time); err != nil || took > 2*time.Second {
+			w.fault("I4: %s took %s, by %s in run %d", key.ID, took, d.By, d.Run)
+		}
+	}
+}
+
 // dump tells where every consumer is, for who watches a run that does not come to rest.
 func (w *world) dump() {
 	w.broker.mu.Lock()

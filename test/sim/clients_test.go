@@ -167,15 +167,16 @@ func (c *clients) send(ctx context.Context, name, id string, m manner) {
 
 // crowd starts n transactions within a time, each in a manner of its own: patient ones, ones that give up at once, twins that
 // send the same at two doors, rivals that send two bodies under one id, repeaters, and some that are poison to a step.
-func (c *clients) crowd(ctx context.Context, n int, within time.Duration) {
+func (c *clients) crowd(ctx context.Context, n int, within time.Duration, poison bool) {
 	for i := range n {
 		id := fmt.Sprintf("t%02d", i)
 		d := c.w.dice.about("manner " + id)
 		kind := d.IntN(12)
-		switch kind {
-		case 10:
+		switch {
+		case !poison:
+		case kind == 10:
 			id += poisonsEnrich
-		case 11:
+		case kind == 11:
 			id += poisonsPersist
 		}
 		first := manner{tries: 40}

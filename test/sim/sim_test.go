@@ -27,6 +27,7 @@ type variant func(w *world)
 type trial struct {
 	seed   uint64
 	calm   bool // without faults
+	fair   bool // the store and the edges are spared, and nothing is poison
 	loud   bool // tells all that happens
 	broken variant
 }
@@ -43,14 +44,17 @@ func (r trial) run(t *testing.T) (out report, faults []string) {
 		time.Sleep(500 * time.Millisecond)
 		var over weather
 		if !r.calm {
-			over = w.forecast()
+			over = w.forecast(r.fair)
 		}
 		w.broker.brew(over.odds)
-		w.clients.crowd(context.Background(), r.crowd(w), storm)
+		w.clients.crowd(context.Background(), r.crowd(w), storm, !r.fair)
 		w.blow(over.events)
 		w.clients.done.Wait()
 		w.settle(patience)
 		out = w.judge()
+		if r.fair {
+			w.inTime()
+		}
 		w.stop()
 		faults = w.errs
 	})
@@ -99,6 +103,14 @@ func TestWithoutFaults(t *testing.T) {
 	r := trial{seed: 1, calm: true}.check(t)
 	if r.Accepted != 10 || r.Decided != 10 || r.Late != 0 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// As long as the store answers and the edge that accepted lives, every decision is made in time, whatever becomes of the broker
+// and of the steps: the guard makes it.
+func TestInTime(t *testing.T) {
+	for seed := range setting(t, "CRIVO_SIM_SEEDS", seeds) / 4 {
+		trial{seed: seed + 1, fair: true, loud: os.Getenv("CRIVO_SIM_LOUD") != ""}.check(t)
 	}
 }
 

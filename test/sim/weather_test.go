@@ -24,8 +24,8 @@ type happening struct {
 // storm is how long faults happen.
 const storm = 5 * time.Second
 
-// forecast makes a seed's weather.
-func (w *world) forecast() weather {
+// forecast makes a seed's weather. A fair one spares the store and the edges, so that the guard can keep every deadline.
+func (w *world) forecast(fair bool) weather {
 	r := w.dice.about("weather")
 	var out weather
 	chance := func(most float64) float64 {
@@ -36,6 +36,11 @@ func (w *world) forecast() weather {
 	}
 	out.odds = odds{slow: chance(0.05), lost: chance(0.1), unheard: chance(0.1), refused: chance(0.1), ackLost: chance(0.1), twice: chance(0.2),
 		shuffled: chance(0.2), crash: chance(0.03), storeFails: chance(0.1), storeHangs: chance(0.1), storeCrash: chance(0.05), featureFails: chance(0.2)}
+	victims := w.roles
+	if fair {
+		out.odds.crash, out.odds.storeFails, out.odds.storeHangs, out.odds.storeCrash = 0, 0, 0, 0
+		victims = slices.DeleteFunc(slices.Clone(w.roles), func(role string) bool { return service(role) == "edge" })
+	}
 	some := func(most int, what string, do func(r *rand.Rand)) {
 		if r.IntN(2) == 0 {
 			return
@@ -48,8 +53,8 @@ func (w *world) forecast() weather {
 	length := func(r *rand.Rand, most time.Duration) time.Duration {
 		return 100*time.Millisecond + time.Duration(r.Int64N(int64(most)))
 	}
-	some(5, "a process is killed", func(r *rand.Rand) { w.killRole(w.roles[r.IntN(len(w.roles))]) })
-	some(2, "a process is told to end", func(r *rand.Rand) { w.each(w.roles[r.IntN(len(w.roles))], w.tell) })
+	some(5, "a process is killed", func(r *rand.Rand) { w.each(victims[r.IntN(len(victims))], w.kill) })
+	some(2, "a process is told to end", func(r *rand.Rand) { w.each(victims[r.IntN(len(victims))], w.tell) })
 	some(3, "a link is cut", func(r *rand.Rand) { w.each(w.roles[r.IntN(len(w.roles))], w.broker.drop) })
 	some(3, "a link hangs", func(r *rand.Rand) {
 		w.each(w.roles[r.IntN(len(w.roles))], func(name string) { w.broker.freeze(name, length(r, 3*time.Second)) })
@@ -59,17 +64,20 @@ func (w *world) forecast() weather {
 		w.broker.lead(spec.Stream, length(r, 4*time.Second), r.IntN(2) == 0)
 	})
 	some(2, "the broker is killed", func(r *rand.Rand) { w.broker.restart(length(r, 3*time.Second), false) })
-	some(2, "the store is away", func(r *rand.Rand) { w.sky.set(length(r, 3*time.Second), r.IntN(2) == 0) })
 	if r.IntN(2) == 0 {
 		some(2, "the broker's machine is reset", func(r *rand.Rand) {
 			w.broker.restart(length(r, 3*time.Second), true)
 		})
 	}
+	if fair {
+		return out.inOrder()
+	}
+	some(2, "the store is away", func(r *rand.Rand) { w.sky.set(length(r, 3*time.Second), r.IntN(2) == 0) })
 	if r.IntN(2) == 0 {
 		some(2, "power fails", func(r *rand.Rand) {
 			w.broker.restart(length(r, time.Second), true)
 			for _, role := range w.roles {
-				w.killRole(role)
+				w.each(role, w.kill)
 			}
 		})
 	}
@@ -78,8 +86,12 @@ func (w *world) forecast() weather {
 			w.broker.wipe(length(r, time.Second))
 		})
 	}
-	slices.SortFunc(out.events, func(a, b happening) int { return int(a.at - b.at) })
-	return out
+	return out.inOrder()
+}
+
+func (w weather) inOrder() weather {
+	slices.SortFunc(w.events, func(a, b happening) int { return int(a.at - b.at) })
+	return w
 }
 
 // each does something to whoever plays a role now.

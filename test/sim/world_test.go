@@ -74,20 +74,21 @@ const (
 // world is one run: the real processes, and what they stand on.
 type world struct {
 	common
-	t        *testing.T
-	dice     *dice
-	broker   *broker
-	truth    *recorded // the transaction store itself
-	sky      *sky
-	features *features
-	rows     *memory.Deliveries
-	registry *memory.Registry
-	clients  *clients
-	sweeps   func(keeper.Transactions, transactions) keeper.Transactions // what the keeper sees, for one that is broken on purpose
-	roles    []string                                                    // who takes part
-	skews    map[string]time.Duration                                    // how wrong the clock of a role's machine is
-	loud     bool
-	began    time.Time
+	t         *testing.T
+	dice      *dice
+	broker    *broker
+	truth     *recorded // the transaction store itself
+	sky       *sky
+	features  *features
+	rows      *memory.Deliveries
+	registry  *memory.Registry
+	clients   *clients
+	sweeps    func(keeper.Transactions, transactions) keeper.Transactions // what the keeper sees, for one that is broken on purpose
+	roles     []string                                                    // who takes part
+	unguarded bool                                                        // edges leave everything to the pipeline, on purpose
+	skews     map[string]time.Duration                                    // how wrong the clock of a role's machine is
+	loud      bool
+	began     time.Time
 
 	mu      sync.Mutex
 	running map[string]*process // by the incarnation's name
@@ -278,7 +279,11 @@ func (w *world) serve(ctx context.Context, p *process, s app.Shell) error {
 		return err
 	}
 	defer wait()
-	return edge.Run(ctx, edge.Config{Shell: s, Listener: p.door, Transactions: p.handle, Decider: core.Guard, Registry: w.registry,
+	guard := core.Guard
+	if w.unguarded {
+		guard = nil
+	}
+	return edge.Run(ctx, edge.Config{Shell: s, Listener: p.door, Transactions: p.handle, Decider: guard, Registry: w.registry,
 		Deliveries: w.rows, Keys: w.keys, Audit: w.registry.Record, Instance: strings.ReplaceAll(p.name, "#", "-"), MaxInFlight: 1000, BootstrapKey: bootstrap})
 }
 
@@ -319,13 +324,6 @@ func (w *world) tell(name string) {
 		w.tracef("%s is told to end", name)
 		p.end()
 		time.AfterFunc(15*time.Second, func() { w.kill(name) })
-	}
-}
-
-// killRole kills whatever plays a role.
-func (w *world) killRole(role string) {
-	if p := w.player(role); p != nil {
-		w.kill(p.name)
 	}
 }
 
