@@ -25,7 +25,7 @@ type broker struct {
 	streams map[string]*stream
 	back    time.Time       // away until then
 	strange []string        // what was asked of it that it does not simulate
-	lost    map[string]bool // transactions whose decision TX_DECIDED had and lacks
+	lost    map[string]bool // transactions whose decision it may have kept from being told
 	eager   bool            // broken on purpose: a delivery counts as acknowledged
 }
 

@@ -64,8 +64,9 @@ func (w *world) settle(most time.Duration) {
 type report struct {
 	Accepted, Decided, Late, Guarded, Buried, Letters int
 
+	Innocent  int // buried without being poison
 	Unclaimed int // attempted, and nothing of it is known
-	Silenced  int // decided, and TX_DECIDED lost the only word of it
+	Silenced  int // decided, and the broker lost the only word of it
 }
 
 func (r *report) add(o report) {
@@ -75,6 +76,7 @@ func (r *report) add(o report) {
 	r.Guarded += o.Guarded
 	r.Buried += o.Buried
 	r.Letters += o.Letters
+	r.Innocent += o.Innocent
 	r.Unclaimed += o.Unclaimed
 	r.Silenced += o.Silenced
 }
@@ -137,6 +139,10 @@ func (w *world) recompute(key store.Key, stored []byte, r *report) {
 		r.Guarded++
 	case event.ByBurial:
 		r.Buried++
+		if !strings.HasSuffix(key.ID, poisonsEnrich) && !strings.HasSuffix(key.ID, poisonsPersist) {
+			r.Innocent++
+			w.tracef("%s is buried", key.ID)
+		}
 		return // there is nothing to compute
 	}
 	again, err := w.scoring.Handle(context.Background(), d.Validated)

@@ -92,9 +92,10 @@ func (s *stream) forget(moments time.Duration) {
 	s.b.trace("%s ends at %d", s.config.Name, s.last)
 }
 
-// lose notes whose decision nobody can hear of any more: a step told of it, and was acknowledged itself.
+// lose notes whose decision nobody may hear of any more. The message that told of it is gone, or the one that it was made from: where
+// persist wrote it and could not tell yet, no redelivery has it tell again, and the sweep announces only what is marked.
 func (s *stream) lose(m *stored) {
-	if s.config.Name == streams.Decided {
+	if s.config.Name == streams.Decided || s.config.Name == streams.Scored {
 		s.b.lost[headerOf(m.header, streams.HeaderID)] = true
 	}
 }
