@@ -31,6 +31,9 @@ func (w *world) unsettled() string {
 	if silent, _ := w.truth.Unannounced(ctx, far, 1000); len(silent) > 0 {
 		return fmt.Sprintf("%d not announced, %s among them", len(silent), silent[0].ID)
 	}
+	if n := w.sky.late.Load(); n > 0 {
+		return fmt.Sprintf("%d writes under way in the store", n)
+	}
 	w.broker.mu.Lock()
 	defer w.broker.mu.Unlock()
 	for _, spec := range streams.Steps {

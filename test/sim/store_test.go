@@ -78,6 +78,8 @@ type sky struct {
 	mu    sync.Mutex
 	down  time.Time // refuses until then
 	hangs time.Time // does not answer until then
+
+	late atomic.Int64 // writes under way that nobody waits for any more
 }
 
 func (s *sky) is() (down, hangs bool) {
@@ -139,8 +141,10 @@ func (h *handle) hang(thing string, n int, write func(i int)) {
 			write(i)
 			h.w.tracef("%s is written and not heard of", one)
 		case 1:
+			h.w.sky.late.Add(1)
 			time.AfterFunc(h.w.dice.between(0, 4*time.Second, "late "+one), func() {
 				write(i)
+				h.w.sky.late.Add(-1)
 				h.w.tracef("%s is written late", one)
 			})
 		default:
