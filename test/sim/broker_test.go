@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
 // broker is a simulated NATS server with JetStream: what the client library of the real processes says to it is the protocol,
@@ -180,6 +182,10 @@ func (b *broker) streamOf(subject string) *stream {
 // take stores what was published to a stream and acknowledges it, unless a fault comes between.
 func (b *broker) take(l *link, s *stream, f frame) {
 	id := about(f.subject, f.header)
+	if batch := headerOf(f.header, jetstreamext.BatchIDHeader); batch != "" {
+		b.gather(l, s, f, batch)
+		return
+	}
 	switch {
 	case s.leaderless() && s.refuses && f.reply != "":
 		b.status(f.reply, "503", "", "")
@@ -207,6 +213,46 @@ func (b *broker) take(l *link, s *stream, f frame) {
 		b.trace("%s: acknowledgement of %s is lost", l.name, id)
 	default:
 		b.answer(f.reply, jetstream.PubAck{Stream: s.config.Name, Sequence: seq, Duplicate: duplicate})
+	}
+}
+
+// gather keeps a message of an atomic batch until the last one commits it: all are stored then, or none.
+func (b *broker) gather(l *link, s *stream, f frame, batch string) {
+	id := about(f.subject, f.header)
+	if s.leaderless() || b.dice.hits(b.odds.lost, "lost in batch "+id) {
+		b.trace("%s: publish of %s in a batch is lost", l.name, id)
+		return
+	}
+	s.batches[batch] = append(s.batches[batch], f)
+	if f.reply == "" {
+		return
+	}
+	whole := s.batches[batch]
+	delete(s.batches, batch)
+	switch {
+	case headerOf(f.header, jetstreamext.BatchSeqHeader) != strconv.Itoa(len(whole)):
+		b.answer(f.reply, failure(400, 10176, "batch publish is incomplete and was abandoned"))
+		return
+	case slices.ContainsFunc(whole, s.knows):
+		b.answer(f.reply, failure(400, 10201, "batch publish contains duplicate message id"))
+		return
+	}
+	dies := b.dice.hits(b.odds.crash, "crash of batch "+id)
+	if dies && b.dice.hits(0.5, "crash before batch "+id) {
+		b.crash(l.name)
+		return
+	}
+	for _, one := range whole {
+		_, _ = s.store(one)
+	}
+	b.trace("%s: published a batch of %d to %s up to %d, %s the last", l.name, len(whole), s.config.Name, s.last, id)
+	switch {
+	case dies:
+		b.crash(l.name)
+	case b.dice.hits(b.odds.unheard, "unheard batch "+id):
+		b.trace("%s: acknowledgement of a batch is lost", l.name)
+	default:
+		b.answer(f.reply, jetstreamext.BatchAck{Stream: s.config.Name, Sequence: s.last, BatchID: batch, BatchSize: uint64(len(whole))})
 	}
 }
 

@@ -31,7 +31,7 @@ func (w *world) unsettled() string {
 	if silent, _ := w.truth.Unannounced(ctx, far, 1000); len(silent) > 0 {
 		return fmt.Sprintf("%d not announced, %s among them", len(silent), silent[0].ID)
 	}
-	if n := w.sky.late.Load(); n > 0 {
+	if n := w.sky.writes.Load(); n > 0 {
 		return fmt.Sprintf("%d writes under way in the store", n)
 	}
 	w.broker.mu.Lock()

@@ -168,6 +168,10 @@ func (c *clients) send(ctx context.Context, name, id string, m manner) {
 // crowd starts n transactions within a time, each in a manner of its own: patient ones, ones that give up at once, twins that
 // send the same at two doors, rivals that send two bodies under one id, repeaters, and some that are poison to a step.
 func (c *clients) crowd(ctx context.Context, n int, within time.Duration, poison bool) {
+	if c.w.dice.hits(0.3, "burst") {
+		within = 50 * time.Millisecond
+	}
+	begin := c.w.dice.between(0, storm-within+1, "begin")
 	for i := range n {
 		id := fmt.Sprintf("t%02d", i)
 		d := c.w.dice.about("manner " + id)
@@ -193,7 +197,7 @@ func (c *clients) crowd(ctx context.Context, n int, within time.Duration, poison
 		case 6:
 			first.again = true
 		}
-		at := c.w.dice.between(0, within, "start "+id)
+		at := begin + c.w.dice.between(0, within, "start "+id)
 		c.go1(ctx, id, at, first)
 		if second != nil {
 			at = c.w.dice.between(at, at+20*time.Millisecond, "twin "+id)

@@ -182,7 +182,11 @@ func shard(t *testing.T, from, n uint64) (r report) {
 		t.Error(err)
 		return r
 	}
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestSeeds$", "-test.v", "-test.count=1", "-test.timeout=0")
+	timeout := "0"
+	if end, ok := t.Deadline(); ok {
+		timeout = time.Until(end).String()
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestSeeds$", "-test.v", "-test.count=1", "-test.timeout="+timeout)
 	cmd.Env = append(os.Environ(), sharded+"=1", fmt.Sprintf("CRIVO_SIM_FROM=%d", from), fmt.Sprintf("CRIVO_SIM_SEEDS=%d", n))
 	out, err := cmd.CombinedOutput()
 	_, sum, found := bytes.Cut(out, []byte(all))

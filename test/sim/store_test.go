@@ -79,7 +79,7 @@ type sky struct {
 	down  time.Time // refuses until then
 	hangs time.Time // does not answer until then
 
-	late atomic.Int64 // writes under way that nobody waits for any more
+	writes atomic.Int64 // under way, also those that nobody waits for any more
 }
 
 func (s *sky) is() (down, hangs bool) {
@@ -106,6 +106,10 @@ var (
 func (h *handle) call(ctx context.Context, thing string, n int, write func(i int)) error {
 	d, o := h.w.dice, h.w.odds()
 	thing = h.name + " " + thing
+	if n > 0 {
+		h.w.sky.writes.Add(1)
+		defer h.w.sky.writes.Add(-1)
+	}
 	if err := h.pass(ctx, d.between(100*time.Microsecond, 3*time.Millisecond, "store "+thing)); err != nil {
 		return err
 	}
@@ -141,10 +145,10 @@ func (h *handle) hang(thing string, n int, write func(i int)) {
 			write(i)
 			h.w.tracef("%s is written and not heard of", one)
 		case 1:
-			h.w.sky.late.Add(1)
+			h.w.sky.writes.Add(1)
 			time.AfterFunc(h.w.dice.between(0, 4*time.Second, "late "+one), func() {
 				write(i)
-				h.w.sky.late.Add(-1)
+				h.w.sky.writes.Add(-1)
 				h.w.tracef("%s is written late", one)
 			})
 		default:

@@ -24,8 +24,9 @@ type stream struct {
 	messages  map[uint64]*stored
 	ids       map[string]known
 	consumers map[string]*consumer
-	led       time.Time // without a leader until then
-	refuses   bool      // and says so
+	batches   map[string][]frame // not committed yet
+	led       time.Time          // without a leader until then
+	refuses   bool               // and says so
 }
 
 // known is an id that was seen.
@@ -42,7 +43,7 @@ type stored struct {
 }
 
 func newStream(b *broker, c jetstream.StreamConfig) *stream {
-	return &stream{b: b, config: c, written: written(c), created: time.Now().UTC(), first: 1, messages: map[uint64]*stored{}, ids: map[string]known{}, consumers: map[string]*consumer{}}
+	return &stream{b: b, config: c, written: written(c), created: time.Now().UTC(), first: 1, messages: map[uint64]*stored{}, ids: map[string]known{}, consumers: map[string]*consumer{}, batches: map[string][]frame{}}
 }
 
 func (s *stream) leaderless() bool { return s.b.away() || time.Now().Before(s.led) }
@@ -50,8 +51,8 @@ func (s *stream) leaderless() bool { return s.b.away() || time.Now().Before(s.le
 // store keeps a message unless its id is known within the window.
 func (s *stream) store(f frame) (seq uint64, duplicate bool) {
 	id := headerOf(f.header, jetstream.MsgIDHeader)
-	if k, ok := s.ids[id]; ok && time.Since(k.at) < s.config.Duplicates {
-		return k.seq, true
+	if s.knows(f) {
+		return s.ids[id].seq, true
 	}
 	if s.config.MaxMsgsPerSubject == 1 {
 		for seq, m := range s.messages {
@@ -69,9 +70,16 @@ func (s *stream) store(f frame) (seq uint64, duplicate bool) {
 	return s.last, false
 }
 
+// knows tells whether a message's id was seen within the window.
+func (s *stream) knows(f frame) bool {
+	k, ok := s.ids[headerOf(f.header, jetstream.MsgIDHeader)]
+	return ok && time.Since(k.at) < s.config.Duplicates
+}
+
 // forget loses what was stored within the last moments. Consumers that were further on go on from there, and may deliver again
 // what was acknowledged.
 func (s *stream) forget(moments time.Duration) {
+	clear(s.batches)
 	since := time.Now().Add(-moments)
 	for s.last > 0 && s.messages[s.last] != nil && s.messages[s.last].at.After(since) {
 		s.lose(s.messages[s.last])

@@ -86,7 +86,8 @@ type world struct {
 	sweeps    func(keeper.Transactions, transactions) keeper.Transactions // what the keeper sees, for one that is broken on purpose
 	roles     []string                                                    // who takes part
 	unguarded bool                                                        // edges leave everything to the pipeline, on purpose
-	skews     map[string]time.Duration                                    // how wrong the clock of a role's machine is
+	batchFrom int
+	skews     map[string]time.Duration // how wrong the clock of a role's machine is
 	loud      bool
 	began     time.Time
 
@@ -109,7 +110,7 @@ type process struct {
 }
 
 // roles are the processes, in the order in which they are started. Some runs lack the last ones.
-var roles = []string{"keeper", "enrich", "validate", "score", "persist-a", "notify", "edge-a", "edge-b", "persist-b"}
+var roles = []string{"keeper", "enrich", "validate", "score", "persist-a", "notify", "edge-a", "edge-b", "persist-b", "keeper-b", "enrich-b"}
 
 func newWorld(t *testing.T, seed uint64, loud bool) *world {
 	t.Helper()
@@ -128,7 +129,8 @@ func newWorld(t *testing.T, seed uint64, loud bool) *world {
 		w.broker.severLocked(name)
 		go w.kill(name)
 	}
-	w.roles = roles[:w.dice.about("roles").IntN(3)+len(roles)-2]
+	w.roles = roles[:w.dice.about("roles").IntN(5)+len(roles)-4]
+	w.batchFrom = [...]int{0, 2, 8}[w.dice.about("batches").IntN(3)]
 	w.skews = map[string]time.Duration{}
 	if w.dice.hits(0.5, "skewed") {
 		for _, role := range w.roles {
@@ -210,7 +212,7 @@ func (w *world) start(role string) {
 	}
 	metrics := prometheus.NewRegistry()
 	shell := app.Shell{Name: service(role), Conn: conn, JS: js, Clock: app.NewClock(func() time.Time { return time.Now().Add(w.skews[role]) }), Log: zerolog.Nop(), Metrics: metrics, Health: health,
-		Steps: stage.NewMetrics(metrics)}
+		Steps: stage.NewMetrics(metrics), BatchFrom: w.batchFrom}
 	ctx, end := context.WithCancel(context.Background())
 	p.conn, p.end = conn, end
 	if service(role) == "edge" {
