@@ -10,11 +10,15 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	"crivo/pkg/txn"
+	"crivo/services/store"
 )
 
 // patience is how long, after the storm, the sweep may take to bring everything to rest: it doubles its own with each run.
@@ -112,6 +116,28 @@ func TestInTime(t *testing.T) {
 	for seed := range setting(t, "CRIVO_SIM_SEEDS", seeds) / 4 {
 		trial{seed: seed + 1, fair: true, loud: os.Getenv("CRIVO_SIM_LOUD") != ""}.check(t)
 	}
+}
+
+// A store that does not answer in a burial holds the step up for as long as one that does not answer a handler, not for ever.
+func TestABurialIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, false)
+		w.unguarded = true // or the guard would decide it
+		var burials atomic.Int64
+		w.stuck = func(d store.Decide) bool { return d.Decision == txn.Review && burials.Add(1) == 1 }
+		w.open()
+		time.Sleep(500 * time.Millisecond)
+		w.clients.insist("t0"+poisonsPersist, 0)
+		time.Sleep(2 * time.Second)
+		if burials.Load() != 1 {
+			t.Errorf("%d burials began", burials.Load())
+		}
+		time.Sleep(30 * time.Second)
+		if left := w.unsettled(); left != "" {
+			t.Error(left)
+		}
+		w.stop()
+	})
 }
 
 // Seeds that once showed something, with what it was. A change of the weather or of the crowd gives them another meaning.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -117,13 +118,13 @@ func (h *handle) call(ctx context.Context, thing string, n int, write func(i int
 	case down:
 		return errDown
 	case hangs:
-		return h.pass(ctx, time.Minute)
+		return h.silence(ctx)
 	case d.hits(o.storeFails, "fails "+thing):
 		h.w.tracef("%s fails", thing)
 		return errDown
 	case d.hits(o.storeHangs, "hangs "+thing):
 		h.hang(thing, n, write)
-		return h.pass(ctx, time.Minute)
+		return h.silence(ctx)
 	}
 	for i := range n {
 		write(i)
@@ -134,6 +135,14 @@ func (h *handle) call(ctx context.Context, thing string, n int, write func(i int
 		return errDead
 	}
 	return h.pass(ctx, d.between(10*time.Microsecond, 500*time.Microsecond, "answer "+thing))
+}
+
+// silence is no answer at all, until the caller gives up or, at last, the driver does.
+func (h *handle) silence(ctx context.Context) error {
+	if err := h.pass(ctx, time.Minute); err != nil {
+		return err
+	}
+	return errDown
 }
 
 // hang has each write happen now, later, or never.
@@ -187,6 +196,10 @@ func (h *handle) Claim(ctx context.Context, claims []store.Claim) ([]store.Claim
 }
 
 func (h *handle) Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error) {
+	if h.w.stuck != nil && slices.ContainsFunc(decides, h.w.stuck) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	out := make([]store.Outcome, len(decides))
 	err := h.call(ctx, "decide "+keysOf(decides, func(d store.Decide) store.Key { return d.Key }), len(decides), func(i int) {
 		one, _ := h.w.truth.Decide(context.Background(), decides[i:i+1])

@@ -87,6 +87,7 @@ type world struct {
 	roles     []string                                                    // who takes part
 	unguarded bool                                                        // edges leave everything to the pipeline, on purpose
 	batchFrom int
+	stuck     func(store.Decide) bool  // what is never answered, in a test of its own
 	skews     map[string]time.Duration // how wrong the clock of a role's machine is
 	loud      bool
 	began     time.Time
