@@ -71,6 +71,7 @@ func TestWhatIsBrokenIsSeen(t *testing.T) {
 		"a runner that acknowledges before it publishes": {broken: func(w *world) { w.broker.eager = true }},
 		"an edge without a guard":                        {fair: true, broken: func(w *world) { w.unguarded = true }},
 		"a sweep that does not raise the run": {broken: func(w *world) {
+			w.unguarded = true // what the guard decides needs no sweep
 			w.sweeps = func(t keeper.Transactions, truth transactions) keeper.Transactions { return samerun{t, truth} }
 		}},
 		"a sweep that never runs": {broken: func(w *world) {

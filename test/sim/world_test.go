@@ -42,6 +42,7 @@ var shared = sync.OnceValues(func() (common, error) {
 	if err != nil {
 		return common{}, err
 	}
+	defer func() { _ = os.RemoveAll(dir) }() // what was read stays in memory
 	keys, err := seal.Open(filepath.Join(dir, "keyset.json"), true)
 	if err != nil {
 		return common{}, err
