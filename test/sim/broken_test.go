@@ -9,6 +9,7 @@ import (
 
 	"crivo/services/keeper"
 	"crivo/services/store"
+	"crivo/streams"
 )
 
 // overwriting is an arbiter that lets the last decision win.
@@ -59,6 +60,29 @@ type blind struct{ keeper.Transactions }
 
 func (blind) Overdue(context.Context, time.Time, int) ([]store.Entry, error) { return nil, nil }
 
+// loseEnriched takes away what a sweep is there for: enriched events that nobody validated yet, while the broker still knows the
+// submissions; and the guard, since what it decides needs no sweep.
+func (w *world) loseEnriched() {
+	w.unguarded = true
+	time.AfterFunc(2*time.Second, func() {
+		w.each("validate", func(name string) { w.broker.freeze(name, 3*time.Second) })
+	})
+	time.AfterFunc(4*time.Second, func() {
+		w.broker.mu.Lock()
+		defer w.broker.mu.Unlock()
+		if s := w.broker.streams[streams.Enriched]; s != nil {
+			s.forget(2 * time.Second)
+		}
+	})
+}
+
+// A sweep that is whole brings back even that.
+func TestASweepBringsBackWhatTheBrokerLost(t *testing.T) {
+	for seed := uint64(1); seed <= 3; seed++ {
+		trial{seed: seed, broken: (*world).loseEnriched}.check(t)
+	}
+}
+
 // What would break a promise must be seen, within the seeds that every test run tries.
 func TestWhatIsBrokenIsSeen(t *testing.T) {
 	if raced {
@@ -71,7 +95,7 @@ func TestWhatIsBrokenIsSeen(t *testing.T) {
 		"a runner that acknowledges before it publishes": {broken: func(w *world) { w.broker.eager = true }},
 		"an edge without a guard":                        {fair: true, broken: func(w *world) { w.unguarded = true }},
 		"a sweep that does not raise the run": {broken: func(w *world) {
-			w.unguarded = true // what the guard decides needs no sweep
+			w.loseEnriched()
 			w.sweeps = func(t keeper.Transactions, truth transactions) keeper.Transactions { return samerun{t, truth} }
 		}},
 		"a sweep that never runs": {broken: func(w *world) {
