@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// handlerTime is how long a handler may take before its context ends; a late answer still counts.
+	// handlerTime is how long a handler, or a burial, may take before its context ends; a late answer still counts.
 	handlerTime = 20 * time.Second
 	// drainTime is how long what was pulled may take to finish once the runner's context ended.
 	drainTime = 10 * time.Second

@@ -174,7 +174,9 @@ func (w *work) retry(ctx context.Context, in input, cause string, err error, att
 
 // bury gives a message up: what tells of it is stored before the broker forgets it.
 func (w *work) bury(ctx context.Context, in input, cause string, err error, attempts int) {
-	outputs, buryErr := w.Bury(ctx, Burial{Step: w.Spec.Step, Message: in.Message, Cause: cause, Err: err, Attempts: attempts})
+	bounded, cancel := context.WithTimeout(ctx, handlerTime) // it may ask a store, as a handler does
+	outputs, buryErr := w.Bury(bounded, Burial{Step: w.Spec.Step, Message: in.Message, Cause: cause, Err: err, Attempts: attempts})
+	cancel()
 	if buryErr != nil {
 		w.Log.Error().Err(buryErr).Uint64("sequence", in.Sequence).Msg("burial not possible yet")
 		w.nak(in, time.Second)
