@@ -59,7 +59,7 @@ func Mount(folder string) (*Disk, error) {
 		return nil, err
 	}
 	d := &Disk{Dir: dir, files: map[uint64]*unsynced{}}
-	root := &fs.LoopbackRoot{Path: kept, Dev: uint64(st.Dev)}
+	root := &fs.LoopbackRoot{Path: kept, Dev: st.Dev}
 	top := &node{LoopbackNode: fs.LoopbackNode{RootData: root}, disk: d}
 	root.RootNode = top
 	never := time.Duration(0)
