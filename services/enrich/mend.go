@@ -96,6 +96,14 @@ func (m *mender) replay(ctx context.Context, after uint64, s Source) error {
 	return err
 }
 
+// told is an error in words that anybody may read: the health is shown without a key, and an address is for the log.
+func told(err error) string {
+	if errors.Is(err, ErrElsewhere) {
+		return ErrElsewhere.Error()
+	}
+	return "the feature store cannot be used, the log says why"
+}
+
 // say puts what is wrong into the health as what the flow goes on without, and into the log when it begins and when it ends.
 func (m *mender) say(err error) {
 	switch {
@@ -108,7 +116,7 @@ func (m *mender) say(err error) {
 	case missing(err): // the step says so itself
 		m.Health.Degrade("features", "waiting for the stream")
 	default:
-		m.Health.Degrade("features", err.Error())
+		m.Health.Degrade("features", told(err))
 		if !m.said {
 			m.Log.Warn().Err(err).Msg("features are not whole, going on without")
 		}

@@ -274,9 +274,10 @@ func TestWhatIsWrongIsSaidOnceAndTheServiceStaysReady(t *testing.T) {
 			t.Errorf("not ready: %v", reasons)
 		}
 	}
-	says("refused 1")
+	const unusable = "the feature store cannot be used, the log says why"
+	says(unusable)
 	c.set(func(context.Context, enrich.Source, enrich.Replay) error { return errors.New("refused 2") })
-	says("refused 2")
+	says(unusable)
 	c.set(func(context.Context, enrich.Source, enrich.Replay) error { return enrich.ErrElsewhere })
 	says(enrich.ErrElsewhere.Error())
 	c.set(func(context.Context, enrich.Source, enrich.Replay) error { return nil })

@@ -28,6 +28,7 @@ type Transactions interface {
 	Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error)
 	Undecided(ctx context.Context, keys []store.Key) ([]store.Key, error)
 	Search(ctx context.Context, q store.Query) ([]store.Found, string, error)
+	Ping(ctx context.Context) error
 }
 
 // State is where the keeper remembers what a broker that was lost cannot tell.
@@ -68,6 +69,7 @@ const (
 	patience = 3 * time.Second
 	// sweepAtOnce bounds one sweep, so that a backlog does not flood what just recovered.
 	sweepAtOnce = 2000
+	storeTry    = time.Second
 	sweepLooks  = 16 * sweepAtOnce // how far it looks past claims that must still wait
 	// looks is how often room is looked for between two sweeps: at 2 MB/s, a small stream of 8 MiB goes from 70 % to the 90 %
 	// where edges refuse in 0.8 s.
@@ -178,6 +180,12 @@ func (k *keeper) provision(ctx context.Context) bool {
 
 // round does everything once, in the order that a recovery needs.
 func (k *keeper) round(ctx context.Context) {
+	// A store that is away is waited for once in a round, and not by every part of it.
+	try, cancel := context.WithTimeout(ctx, storeTry)
+	defer cancel()
+	if k.failed("looking for the store", k.Transactions.Ping(try)) {
+		return
+	}
 	k.failed("recording the rule set", k.record(ctx))
 	// Not before: the sweep would have decided anew what has a decision already.
 	if !k.failed("putting decisions back", k.putBack(ctx)) {

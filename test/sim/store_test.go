@@ -26,6 +26,7 @@ type transactions interface {
 	Announced(ctx context.Context, keys []store.Key) error
 	Undecided(ctx context.Context, keys []store.Key) ([]store.Key, error)
 	Search(ctx context.Context, q store.Query) ([]store.Found, string, error)
+	Ping(ctx context.Context) error
 }
 
 // recorded remembers every decision that a store ever held.
