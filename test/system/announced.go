@@ -24,9 +24,15 @@ func Announced(ctx context.Context, js jetstream.JetStream, as func(d event.Deci
 	if err != nil {
 		return nil, err
 	}
+	// One subscription for all: an ordered consumer is made anew for each single fetch.
+	messages, err := reader.Messages()
+	if err != nil {
+		return nil, err
+	}
+	defer messages.Stop()
 	out := map[string]map[string]int{}
 	for left := stream.CachedInfo().State.Msgs; left > 0; left-- {
-		m, err := next(reader)
+		m, err := next(ctx, messages)
 		if err != nil {
 			return nil, fmt.Errorf("%s, %d messages from its end: %w", streams.Decided, left, err)
 		}
@@ -43,9 +49,11 @@ func Announced(ctx context.Context, js jetstream.JetStream, as func(d event.Deci
 }
 
 // next reads one message; a new consumer is not known to every server of a cluster at once.
-func next(reader jetstream.Consumer) (m jetstream.Msg, err error) {
-	for range 100 {
-		if m, err = reader.Next(jetstream.FetchMaxWait(10 * time.Second)); !errors.Is(err, nats.ErrNoResponders) {
+func next(ctx context.Context, messages jetstream.MessagesContext) (m jetstream.Msg, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		if m, err = messages.Next(jetstream.NextContext(ctx)); !errors.Is(err, nats.ErrNoResponders) {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
