@@ -77,6 +77,13 @@ func (f *flights) due(x *flight, now time.Time) (wait time.Duration, s event.Sub
 	return guardAt(s).Sub(now), s, true
 }
 
+// traceOf is the trace of a flight's newest run.
+func (f *flights) traceOf(x *flight) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return x.trace
+}
+
 // get returns the flight of key, nil when there is none.
 func (f *flights) get(key store.Key) *flight {
 	f.mu.Lock()

@@ -53,7 +53,7 @@ func (e *edge) guard(x *flight) {
 		entry, err := e.guards.Do(e.life, x, errOverload)
 		if err == nil {
 			if entry.Decided() {
-				e.tell(entry, x.trace)
+				e.tell(entry, e.flights.traceOf(x))
 			}
 			return
 		}
@@ -87,6 +87,9 @@ func (e *edge) writeGuards(xs []*flight) ([]store.Entry, error) {
 		}
 		at[len(decides)] = at[k]
 		decides = append(decides, d)
+	}
+	if len(decides) == 0 {
+		return out, nil
 	}
 	ctx, cancel := context.WithTimeout(e.life, guardWrite)
 	defer cancel()
