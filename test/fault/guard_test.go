@@ -43,12 +43,7 @@ func pause(t *testing.T, s *system.System) (resume func()) {
 // goes on.
 func TestTheGuardDecidesInTimeWhatThePipelineDoesNot(t *testing.T) {
 	s := system.New(t, system.Options{NATS: true})
-	r, err := s.Receive(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	l := newLedger(s, "default")
+	l, r := witnessed(t, s)
 	resume := pause(t, s)
 	var all sync.WaitGroup
 	for range 60 {

@@ -3,7 +3,6 @@
 package fault_test
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -12,15 +11,8 @@ import (
 
 func TestF12KilledInMidStreamNothingIsLostOrDoubled(t *testing.T) {
 	s := system.New(t, system.Options{NATS: true})
-	r, err := s.Receive(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	l := newLedger(s, "default")
-	loading, stop := context.WithCancel(t.Context())
-	defer stop()
-	done := l.load(loading, 16)
+	l, r := witnessed(t, s)
+	stop := l.under(t, 16)
 	n := kills(t, 3)
 	var slowest time.Duration
 	for range n {
@@ -36,7 +28,6 @@ func TestF12KilledInMidStreamNothingIsLostOrDoubled(t *testing.T) {
 		l.repeat(t, 50)
 	}
 	stop()
-	<-done
 	l.repeat(t, 0)
 	sum := l.judge(t, r)
 	total.add(n, n, slowest, sum)

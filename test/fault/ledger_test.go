@@ -19,7 +19,6 @@ import (
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 	"crivo/services/feed"
-	"crivo/streams"
 	"crivo/streams/event"
 	"crivo/test/system"
 )
@@ -51,6 +50,25 @@ type ledger struct {
 func newLedger(s target, tenant string) *ledger {
 	return &ledger{s: s, tenant: tenant, made: feed.NewSynthetic("k", seed), sent: map[string][]byte{}, accepted: map[string]bool{}, unknown: map[string]bool{},
 		doubtful: map[string]bool{}}
+}
+
+// witnessed is a system's receiver and a ledger of its tenant default.
+func witnessed(t *testing.T, s *system.System) (*ledger, *system.Receiver) {
+	t.Helper()
+	r, err := s.Receive(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return newLedger(s, "default"), r
+}
+
+// under keeps the system under load until stop is called, which waits for the last answers.
+func (l *ledger) under(t *testing.T, workers int) (stop func()) {
+	t.Helper()
+	loading, end := context.WithCancel(t.Context())
+	done := l.load(loading, workers)
+	return func() { end(); <-done }
 }
 
 // next makes one more transaction; it counts as sent from here on.
@@ -323,37 +341,10 @@ func answer(d txn.Decision) string {
 func (l *ledger) announced(t *testing.T) map[string][]event.Decided {
 	t.Helper()
 	_, js := l.s.Connect(t)
-	stream, err := js.Stream(t.Context(), streams.Decided)
-	if err != nil {
-		t.Fatal(err)
-	}
-	subject := streams.Subject(streams.EventDecided, l.tenant)
-	info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(subject))
-	if err != nil {
-		t.Fatal(err)
-	}
-	reader, err := stream.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	messages, err := reader.Messages()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer messages.Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
 	out := map[string][]event.Decided{}
-	for left := info.State.Subjects[subject]; left > 0; left-- {
-		m, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := event.Decode[event.Decided](m.Data())
-		if err != nil {
-			t.Fatal(err)
-		}
-		out[d.ID] = append(out[d.ID], d)
+	err := system.Announced(t.Context(), js, l.tenant, func(d event.Decided, _ []byte) { out[d.ID] = append(out[d.ID], d) })
+	if err != nil {
+		t.Fatal(err)
 	}
 	return out
 }

@@ -3,7 +3,6 @@
 package fault_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -15,12 +14,7 @@ import (
 // A crash at every point that has a name, under load: what was answered 2xx has one decision after the next start.
 func TestE08CrashedAtEveryPointNothingIsLostOrDoubled(t *testing.T) {
 	s := system.New(t, system.Options{NATS: true})
-	r, err := s.Receive(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	l := newLedger(s, "default")
+	l, r := witnessed(t, s)
 	for _, point := range failpoint.Names() {
 		if err := s.Stop(); err != nil {
 			t.Fatal(err)
@@ -29,8 +23,7 @@ func TestE08CrashedAtEveryPointNothingIsLostOrDoubled(t *testing.T) {
 		if err := s.Restart(t.Context()); err != nil {
 			t.Fatalf("%s: %v", point, err)
 		}
-		loading, stop := context.WithCancel(t.Context())
-		done := l.load(loading, 8)
+		stop := l.under(t, 8)
 		resume := func() {}
 		if point == "guard.written" {
 			resume = pause(t, s)
@@ -47,7 +40,6 @@ func TestE08CrashedAtEveryPointNothingIsLostOrDoubled(t *testing.T) {
 		resume()
 		l.await(t, 20)
 		stop()
-		<-done
 		l.repeat(t, 20)
 	}
 	t.Logf("%d points, %s", len(failpoint.Names()), l.judge(t, r))

@@ -1,7 +1,6 @@
 package fault_test
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -49,15 +48,8 @@ func reset(t *testing.T, s *system.System, d *disk.Disk, keep func(int) int) (fo
 
 func TestF12ResetInMidStreamNothingThatWasAcceptedIsLost(t *testing.T) {
 	s, d := onDisk(t, "fsync")
-	r, err := s.Receive(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	l := newLedger(s, "default")
-	loading, stop := context.WithCancel(t.Context())
-	defer stop()
-	done := l.load(loading, 16)
+	l, r := witnessed(t, s)
+	stop := l.under(t, 16)
 	forgotten, resets := int64(0), min(kills(t, 3), 4) // each takes some seconds
 	for n := range resets {
 		l.await(t, 50+rand.IntN(100))
@@ -69,7 +61,6 @@ func TestF12ResetInMidStreamNothingThatWasAcceptedIsLost(t *testing.T) {
 		l.repeat(t, 50)
 	}
 	stop()
-	<-done
 	l.repeat(t, 0)
 	t.Logf("%d resets, %d bytes forgotten, %s", resets, forgotten, l.judge(t, r))
 }
@@ -78,12 +69,9 @@ func TestF12ResetInMidStreamNothingThatWasAcceptedIsLost(t *testing.T) {
 func TestAResetLosesWhatWasNotSynced(t *testing.T) {
 	s, d := onDisk(t, "interval")
 	l := newLedger(s, "default")
-	loading, stop := context.WithCancel(t.Context())
-	defer stop()
-	done := l.load(loading, 8)
+	stop := l.under(t, 8)
 	l.await(t, 100)
 	stop()
-	<-done
 	if forgotten := reset(t, s, d, func(int) int { return 0 }); forgotten == 0 {
 		t.Error("nothing was forgotten")
 	}
@@ -107,15 +95,8 @@ func TestAResetLosesWhatWasNotSynced(t *testing.T) {
 // was started again.
 func TestF07AFullDiskIsRefusedAndLosesNothing(t *testing.T) {
 	s, d := onDisk(t, "fsync")
-	r, err := s.Receive(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	l := newLedger(s, "default")
-	loading, stop := context.WithCancel(t.Context())
-	defer stop()
-	done := l.load(loading, 8)
+	l, r := witnessed(t, s)
+	stop := l.under(t, 8)
 	l.await(t, 50)
 	d.Fill(true)
 	for give := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -140,7 +121,6 @@ func TestF07AFullDiskIsRefusedAndLosesNothing(t *testing.T) {
 	}
 	l.await(t, 20)
 	stop()
-	<-done
 	l.repeat(t, 50)
 	l.judge(t, r)
 }

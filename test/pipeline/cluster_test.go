@@ -105,7 +105,13 @@ func judge(t *testing.T, c *system.Cluster, r *system.Receiver, n int, database 
 		t.Errorf("%d webhooks did not verify", bad)
 	}
 	_, js := c.Connect(t)
-	announced, err := system.Announced(t.Context(), js, func(_ event.Decided, data []byte) string { return string(data) })
+	announced := map[string]map[string]int{} // each transaction's distinct bytes with their counts
+	err := system.Announced(t.Context(), js, "default", func(d event.Decided, data []byte) {
+		if announced[d.ID] == nil {
+			announced[d.ID] = map[string]int{}
+		}
+		announced[d.ID][string(data)]++
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
