@@ -192,6 +192,7 @@ func (e *edge) serve(ctx context.Context, leaveIntake func()) error {
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
+	e.Health.Set("edge", "")
 	select {
 	case err := <-failed:
 		leaveIntake()

@@ -22,7 +22,7 @@ func TestF09AWrongClockMakesNobodyLateOrEarly(t *testing.T) {
 			for range 5 {
 				row := l.next()
 				before := time.Now()
-				a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", row.Body, "Prefer", "wait=10")
+				a, err := s.Ask(t.Context(), http.MethodPost, "/v1/transactions", row.Body, "Prefer", "wait=10")
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -77,7 +77,7 @@ func TestAResetLosesWhatWasNotSynced(t *testing.T) {
 	}
 	lost := 0
 	for id := range l.accepted {
-		a, err := s.Do(t.Context(), http.MethodGet, "/v1/transactions/"+id, nil)
+		a, err := s.Ask(t.Context(), http.MethodGet, "/v1/transactions/"+id, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -306,7 +306,7 @@ func newClient(t *testing.T, all *system.Cluster) *client {
 	t.Helper()
 	c := &client{System: all.System, all: all, tenant: "f-" + strings.ToLower(rand.Text())[:12]}
 	made := func(path, body string) []byte {
-		a, err := all.Do(t.Context(), http.MethodPost, path, []byte(body))
+		a, err := all.Ask(t.Context(), http.MethodPost, path, []byte(body))
 		if err != nil || a.Status != http.StatusCreated {
 			t.Fatalf("%s: %d %s %v", path, a.Status, a.Body, err)
 		}

@@ -110,7 +110,7 @@ func TestNothingPersonalIsLeftInTheClear(t *testing.T) {
 	}
 	outputs["tx.rejected"] = string(m.Data)
 	outputs["metrics"] = get(t, s.Ops+"/metrics")
-	a, err := s.Do(t.Context(), http.MethodGet, "/v1/deliveries?limit=500", nil)
+	a, err := s.Ask(t.Context(), http.MethodGet, "/v1/deliveries?limit=500", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,21 +125,15 @@ func TestNothingPersonalIsLeftInTheClear(t *testing.T) {
 func acceptHTTP(t *testing.T, s *system.System, i int) {
 	t.Helper()
 	_, body := canary(i)
-	for give := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", []byte(body))
-		if err == nil && a.Status/100 == 2 {
-			return
-		}
-		if err != nil || a.Status != http.StatusServiceUnavailable || time.Now().After(give) { // a 503 is tried again
-			t.Fatalf("%d %s %v", a.Status, a.Body, err)
-		}
+	if a, err := s.Ask(t.Context(), http.MethodPost, "/v1/transactions", []byte(body)); err != nil || a.Status/100 != 2 {
+		t.Fatalf("%d %s %v", a.Status, a.Body, err)
 	}
 }
 
 func acceptNATS(t *testing.T, nc *nats.Conn, i int) {
 	t.Helper()
 	id, body := canary(i)
-	for give := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for give := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		m, err := nc.Request("tx.intake.default", []byte(body), 5*time.Second)
 		if err != nil {
 			t.Fatal(err)
@@ -164,14 +158,14 @@ func acceptNATS(t *testing.T, nc *nats.Conn, i int) {
 func refuse(t *testing.T, s *system.System, nc *nats.Conn) string {
 	t.Helper()
 	body := []byte(fmt.Sprintf(`{"id":"bad %[1]s","type":"%[1]s","amount":"%[1]s","currency":"%[1]s","created_at":"%[1]s","payer":{"document":"%[1]s"}}`, mark))
-	a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", body)
+	a, err := s.Ask(t.Context(), http.MethodPost, "/v1/transactions", body)
 	if err != nil || a.Status != http.StatusUnprocessableEntity {
 		t.Fatalf("%d %s %v", a.Status, a.Body, err)
 	}
 	if err := nc.Publish("tx.intake.default", body); err != nil {
 		t.Fatal(err)
 	}
-	broken, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", []byte(`{"id":"`+mark+`","payer":{"name":"`+mark+`" oops`))
+	broken, err := s.Ask(t.Context(), http.MethodPost, "/v1/transactions", []byte(`{"id":"`+mark+`","payer":{"name":"`+mark+`" oops`))
 	if err != nil || broken.Status != http.StatusBadRequest {
 		t.Fatalf("%d %s %v", broken.Status, broken.Body, err)
 	}
@@ -182,13 +176,13 @@ func refuse(t *testing.T, s *system.System, nc *nats.Conn) string {
 func block(t *testing.T, s *system.System) string {
 	t.Helper()
 	const n = 7777 // nobody else's
-	made, err := s.Do(t.Context(), http.MethodPost, "/v1/lists/block/entries", fmt.Appendf(nil, `{"kind":"document","value":%q}`, document(n)))
+	made, err := s.Ask(t.Context(), http.MethodPost, "/v1/lists/block/entries", fmt.Appendf(nil, `{"kind":"document","value":%q}`, document(n)))
 	if err != nil || made.Status != http.StatusCreated {
 		t.Fatalf("%d %s %v", made.Status, made.Body, err)
 	}
 	id, body := canary(n)
 	for k, give := 0, time.Now().Add(20*time.Second); ; k++ {
-		a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", []byte(strings.Replace(body, id, fmt.Sprint(id, "-", k), 1)), "Prefer", "wait=10")
+		a, err := s.Ask(t.Context(), http.MethodPost, "/v1/transactions", []byte(strings.Replace(body, id, fmt.Sprint(id, "-", k), 1)), "Prefer", "wait=10")
 		if err == nil && bytes.Contains(a.Body, []byte(`{"name":"blocklist","status":"hit"`)) {
 			return string(made.Body)
 		}

@@ -49,7 +49,7 @@ func TestEachPartCanBeARealOne(t *testing.T) {
 // decide sends one more transaction and returns its decision.
 func decide(t *testing.T, s *system.System, made *feed.Synthetic) (d txn.Decision) {
 	t.Helper()
-	a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", made.Next(time.Now()).Body, "Prefer", "wait=10")
+	a, err := s.Ask(t.Context(), http.MethodPost, "/v1/transactions", made.Next(time.Now()).Body, "Prefer", "wait=10")
 	if err != nil || a.Status != http.StatusOK {
 		t.Fatalf("%d %s %v", a.Status, a.Body, err)
 	}

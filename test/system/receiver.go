@@ -33,7 +33,7 @@ func (s *System) Receive(ctx context.Context) (*Receiver, error) {
 		return nil, err
 	}
 	body := fmt.Appendf(nil, `{"url":"http://%s/hook","events":["transaction.decided"]}`, listener.Addr())
-	a, err := s.Do(ctx, http.MethodPost, "/v1/webhook-endpoints", body)
+	a, err := s.Ask(ctx, http.MethodPost, "/v1/webhook-endpoints", body)
 	if err != nil || a.Status != http.StatusCreated {
 		_ = listener.Close()
 		return nil, fmt.Errorf("webhook endpoint: %d %s %w", a.Status, a.Body, err)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -251,6 +252,25 @@ func (s *System) Do(ctx context.Context, method, path string, body []byte, heade
 	defer res.Body.Close()
 	data, err := io.ReadAll(res.Body)
 	return Answer{res.StatusCode, res.Header, data}, err
+}
+
+// Ask is Do with a client's patience: a 503 is asked again after the time that it names, twenty times at most. A repeat is safe.
+func (s *System) Ask(ctx context.Context, method, path string, body []byte, headers ...string) (Answer, error) {
+	for left := 20; ; left-- {
+		a, err := s.Do(ctx, method, path, body, headers...)
+		if err != nil || a.Status != http.StatusServiceUnavailable || left == 0 {
+			return a, err
+		}
+		wait, err := strconv.Atoi(a.Header.Get("Retry-After"))
+		if err != nil {
+			return a, fmt.Errorf("503 without a Retry-After: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return a, ctx.Err()
+		case <-time.After(time.Duration(wait) * time.Second):
+		}
+	}
 }
 
 var client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConns: 256, MaxIdleConnsPerHost: 256}}

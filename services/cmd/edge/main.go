@@ -32,7 +32,13 @@ type settings struct {
 
 func main() {
 	var s settings
-	os.Exit(process.Main(&s, process.Service{Name: "edge", Run: s.run}))
+	os.Exit(process.Main(&s, process.Service{Name: "edge", First: closed, Run: s.run}))
+}
+
+// closed says that there is no door yet: Run opens it, and the edge is ready from then on.
+func closed(_ context.Context, shell app.Shell) error {
+	shell.Health.Set("edge", "starting")
+	return nil
 }
 
 func (s *settings) run(ctx context.Context, shell app.Shell) error {
