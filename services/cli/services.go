@@ -68,7 +68,7 @@ func (u *upped) edge(ctx context.Context, s app.Shell) error {
 	}
 	defer wait()
 	return edge.Run(ctx, edge.Config{Shell: s, Listener: u.http, TLS: certificate, InsecureHTTP: u.InsecureHTTP,
-		Transactions: u.stores.transactions, Decider: core.Guard, Registry: u.stores.registry, Deliveries: u.stores.deliveries, Keys: u.keys,
+		Transactions: u.stores.transactions, Decider: core.Guard, DryRun: core.Decide, Registry: u.stores.registry, Deliveries: u.stores.deliveries, Keys: u.keys,
 		Audit: u.stores.registry.Record, Instance: strings.ToLower(rand.Text()), MaxInFlight: u.MaxInFlight, BootstrapKey: u.apiKey,
 		Allow: u.WebhookAllow, Version: Version})
 }

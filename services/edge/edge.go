@@ -68,6 +68,7 @@ type Config struct {
 	InsecureHTTP bool        // allow plain http beyond loopback
 	Transactions Transactions
 	Decider      Decider // nil: what the pipeline is late with is late
+	DryRun       Decider // what a dry run asks
 	Registry     Registry
 	Deliveries   Deliveries
 	Keys         *seal.Keyring
@@ -88,6 +89,7 @@ type edge struct {
 	announces *batch.Group[announcement, struct{}]
 	life      context.Context // outlives requests, ends with the edge
 	gate      gate
+	batches   chan struct{} // a seat for each that is held in memory
 	flights   *flights
 	redrives  *rate.Limiter
 	directory *directory
@@ -111,7 +113,7 @@ const noticeTime = 200 * time.Millisecond
 
 func newEdge(cfg Config) *edge {
 	e := &edge{Config: cfg, life: context.Background(), flights: newFlights(), redrives: rate.NewLimiter(redriveRate, 1), metrics: newMetrics(cfg.Metrics),
-		gate: newGate(), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
+		gate: newGate(), batches: make(chan struct{}, batchesAtOnce), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
 	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
 	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
 	e.guards = &batch.Group[*flight, store.Entry]{Most: groupSize, Write: e.writeGuards, Size: e.metrics.group("guard")}

@@ -39,6 +39,8 @@ func (e *edge) routes() chi.Router {
 	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, openapi) })
 	e.route(r, http.MethodPost, "/v1/transactions", roleSubmit, e.postTransaction)
 	e.route(r, http.MethodGet, "/v1/transactions/{id}", roleRead, e.getTransaction)
+	e.route(r, http.MethodPost, "/v1/transactions/batch", roleSubmit, e.postBatch)
+	e.route(r, http.MethodPost, "/v1/transactions/dry-run", roleSubmit+" "+roleRead, bounded(e.postDryRun))
 	e.route(r, http.MethodPost, "/v1/webhook-endpoints", roleAdmin, bounded(e.postEndpoint))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints", roleAdmin, bounded(e.getEndpoints))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints/{id}", roleAdmin, bounded(e.getEndpoint))
@@ -80,6 +82,9 @@ func bounded(h handler) handler {
 func (e *edge) route(r chi.Router, method, pattern, role string, h handler) {
 	r.MethodFunc(method, pattern, func(w http.ResponseWriter, r *http.Request) {
 		m, err := e.authenticate(r, role)
+		if m != nil {
+			m.limits(w.Header())
+		}
 		if err == nil {
 			err = h(w, r, m)
 		}

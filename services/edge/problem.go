@@ -20,7 +20,9 @@ import (
 var (
 	errMediaType    = errors.New("content type must be application/json")
 	errNoKey        = errors.New("a key is needed: Authorization: Bearer <key>")
+	errBatchType    = errors.New("content type must be application/json or application/x-ndjson")
 	errTooLarge     = errors.New("body over 64 KiB")
+	errBatchLarge   = errors.New("a batch holds at most 1000 items in 4 MiB")
 	errSlowBody     = errors.New("body did not arrive in time")
 	errUnknownKey   = errors.New("no such key")
 	errRole         = errors.New("the key lacks the role for this")
@@ -62,7 +64,9 @@ var problems = []struct {
 	{errLetterNobody, http.StatusConflict, "conflict", 0},
 	{errLetterLost, http.StatusConflict, "conflict", 0},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
+	{errBatchLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errMediaType, http.StatusUnsupportedMediaType, "media-type", 0},
+	{errBatchType, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errEncoding, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errRate, http.StatusTooManyRequests, "rate", 1},
 	{errOverload, http.StatusServiceUnavailable, "overload", 1},
@@ -131,12 +135,18 @@ func challenge(err error) string {
 	return ""
 }
 
-// fail answers with a problem document; an error of no known kind is logged, since its text goes no further.
-func (e *edge) fail(w http.ResponseWriter, r *http.Request, err error) {
-	p := problemOf(err, requestID(r.Context()))
+// told is what a client hears of err; one of no known kind is logged, since its text goes no further.
+func (e *edge) told(err error, requestID string) problem {
+	p := problemOf(err, requestID)
 	if !p.known {
 		e.Log.Error().Err(err).Str("request_id", p.RequestID).Msg("request failed")
 	}
+	return p
+}
+
+// fail answers with a problem document.
+func (e *edge) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := e.told(err, requestID(r.Context()))
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
