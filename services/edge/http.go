@@ -39,6 +39,8 @@ func (e *edge) routes() chi.Router {
 	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, openapi) })
 	e.route(r, http.MethodPost, "/v1/transactions", roleSubmit, e.postTransaction)
 	e.route(r, http.MethodGet, "/v1/transactions/{id}", roleRead, e.getTransaction)
+	e.route(r, http.MethodPost, "/v1/transactions/search", roleRead, e.postSearch)
+	e.route(r, http.MethodPost, "/v1/transactions/{id}/disposition", roleAdmin, bounded(e.postDisposition))
 	e.route(r, http.MethodPost, "/v1/webhook-endpoints", roleAdmin, bounded(e.postEndpoint))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints", roleAdmin, bounded(e.getEndpoints))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints/{id}", roleAdmin, bounded(e.getEndpoint))
@@ -137,13 +139,17 @@ func (e *edge) observe(next http.Handler) http.Handler {
 		rec := &recorder{ResponseWriter: w}
 		defer func() {
 			p := recover()
-			if p != nil {
+			begun := rec.status != 0
+			if p != nil && p != http.ErrAbortHandler {
 				e.panicked(id)
 			}
-			if p != nil && rec.status == 0 {
+			if p != nil && !begun {
 				e.fail(rec, r, errPanic)
 			}
 			e.metrics.answered(pattern(r), rec.status, time.Since(start))
+			if p != nil && begun {
+				panic(http.ErrAbortHandler) // what was said so far must not pass for the whole
+			}
 		}()
 		next.ServeHTTP(rec, r)
 	})
