@@ -24,6 +24,7 @@ type root struct {
 	Keys      KeysCmd      `cmd:"" help:"API keys: create, list, delete."`
 	Lists     ListsCmd     `cmd:"" help:"Lists that transactions are checked against: add, list, remove."`
 	Rules     RulesCmd     `cmd:"" help:"Versions of rule sets: list, show."`
+	Search    SearchCmd    `cmd:"" help:"Find what was decided; the queue of reviews; exports."`
 	Streams   StreamsCmd   `cmd:"" help:"Streams and consumers of a broker: apply, show, diff."`
 	Settings  ConfigCmd    `cmd:"" name:"config" help:"Print the effective configuration of up, secrets masked."`
 	Health    HealthCmd    `cmd:"" help:"Ask a process whether it is well."`

@@ -145,6 +145,17 @@ func (m members) decode(data []byte) error {
 	return orNil(faults)
 }
 
+// within reads the value of a member that is an object itself, at a place.
+func (m members) within(place string, value jsontext.Value) (faults txn.Faults) {
+	if err := m.decode(value); !errors.As(err, &faults) && err != nil {
+		return txn.Faults{{Pointer: place, Code: txn.WrongType, Detail: "is of another type"}} // all else was seen in the whole
+	}
+	for i := range faults {
+		faults[i].Pointer = place + faults[i].Pointer
+	}
+	return faults
+}
+
 // orNil returns faults as an error only where there are some.
 func orNil(faults txn.Faults) error {
 	if len(faults) == 0 {

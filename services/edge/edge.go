@@ -34,6 +34,8 @@ type Transactions interface {
 	Raise(ctx context.Context, r store.Raise) (store.Entry, error)
 	Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error)
 	Announced(ctx context.Context, keys []store.Key) error
+	Search(ctx context.Context, q store.Query) ([]store.Found, string, error)
+	Dispose(ctx context.Context, key store.Key, d store.Disposition) (store.Entry, error)
 	Ping(ctx context.Context) error
 }
 
@@ -92,6 +94,7 @@ type edge struct {
 	batches   chan struct{} // a seat for each that is held in memory
 	flights   *flights
 	redrives  *rate.Limiter
+	exports   chan struct{} // one for each under way
 	directory *directory
 	metrics   *metrics
 	full      atomic.Bool
@@ -113,7 +116,7 @@ const noticeTime = 200 * time.Millisecond
 
 func newEdge(cfg Config) *edge {
 	e := &edge{Config: cfg, life: context.Background(), flights: newFlights(), redrives: rate.NewLimiter(redriveRate, 1), metrics: newMetrics(cfg.Metrics),
-		gate: newGate(), batches: make(chan struct{}, batchesAtOnce), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
+		gate: newGate(), batches: make(chan struct{}, batchesAtOnce), exports: make(chan struct{}, maxExports), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
 	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
 	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
 	e.guards = &batch.Group[*flight, store.Entry]{Most: groupSize, Write: e.writeGuards, Size: e.metrics.group("guard")}

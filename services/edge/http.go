@@ -41,6 +41,8 @@ func (e *edge) routes() chi.Router {
 	e.route(r, http.MethodGet, "/v1/transactions/{id}", roleRead, e.getTransaction)
 	e.route(r, http.MethodPost, "/v1/transactions/batch", roleSubmit, e.postBatch)
 	e.route(r, http.MethodPost, "/v1/transactions/dry-run", roleSubmit+" "+roleRead, bounded(e.postDryRun))
+	e.route(r, http.MethodPost, "/v1/transactions/search", roleRead, e.postSearch)
+	e.route(r, http.MethodPost, "/v1/transactions/{id}/disposition", roleAdmin, bounded(e.postDisposition))
 	e.route(r, http.MethodPost, "/v1/webhook-endpoints", roleAdmin, bounded(e.postEndpoint))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints", roleAdmin, bounded(e.getEndpoints))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints/{id}", roleAdmin, bounded(e.getEndpoint))
@@ -142,13 +144,17 @@ func (e *edge) observe(next http.Handler) http.Handler {
 		rec := &recorder{ResponseWriter: w}
 		defer func() {
 			p := recover()
-			if p != nil {
+			begun := rec.status != 0
+			if p != nil && p != http.ErrAbortHandler {
 				e.panicked(id)
 			}
-			if p != nil && rec.status == 0 {
+			if p != nil && !begun {
 				e.fail(rec, r, errPanic)
 			}
 			e.metrics.answered(pattern(r), rec.status, time.Since(start))
+			if p != nil && begun {
+				panic(http.ErrAbortHandler) // what was said so far must not pass for the whole
+			}
 		}()
 		next.ServeHTTP(rec, r)
 	})

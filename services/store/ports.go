@@ -21,6 +21,9 @@ type Transactions interface {
 	// Decide completes each document where no decision is, and inserts it whole where it is missing; results in order.
 	// Whoever finds a decision gets its bytes. An error means that the outcome of each is unknown, as with Claim.
 	Decide(ctx context.Context, decides []Decide) ([]Outcome, error)
+	// Dispose closes a review where nobody has; the entry as it stands after is returned, with ErrChanged where it is no review
+	// or was closed before.
+	Dispose(ctx context.Context, key Key, d Disposition) (Entry, error)
 	// Overdue returns up to limit undecided documents whose deadline is before t, oldest deadline first.
 	Overdue(ctx context.Context, t time.Time, limit int) ([]Entry, error)
 	// Unannounced returns up to limit decisions made before t and still marked unannounced, oldest first.

@@ -44,8 +44,24 @@ type Entry struct {
 	Claim
 	Event       []byte // the whole decided event (event.Decided), nil while undecided
 	DecidedAt   time.Time
-	Unannounced bool // decided, but its announcement is not known to have been published
+	Unannounced bool         // decided, but its announcement is not known to have been published
+	Disposition *Disposition // nil unless a review was closed
 }
+
+// Disposition is how an analyst closed a review. The decision stays as it was.
+type Disposition struct {
+	Outcome string // approved, declined
+	By      string // key id
+	At      time.Time
+	Note    []byte // sealed under the tenant's keys, see SealNote; nil: none
+}
+
+// What a search asks of a review's disposition: none, or one of the two outcomes.
+const (
+	Open     = "open"
+	Approved = "approved"
+	Declined = "declined"
+)
 
 // Decided tells whether the transaction has its decision.
 func (e Entry) Decided() bool { return e.Event != nil }

@@ -196,6 +196,10 @@ func TestEveryQueryWalksAnIndex(t *testing.T) {
 	ctx, tx, dl, reg := t.Context(), db.Transactions(), db.Deliveries(), db.Registry()
 	key := func(n int) store.Key { return store.Key{Tenant: "t", ID: fmt.Sprint(n)} }
 	now := noon.Add(time.Hour)
+	var every []string // of the payees
+	for n := range 89 {
+		every = append(every, fmt.Sprint("q", n))
+	}
 	list := func(q store.DeliveryQuery) func() error {
 		return func() error {
 			q.Tenant, q.Limit = "t", 20
@@ -241,6 +245,13 @@ func TestEveryQueryWalksAnIndex(t *testing.T) {
 		"undecided":      {"_id_", func() error { _, err := tx.Undecided(ctx, []store.Key{key(1), key(2), key(7)}); return err }, false},
 		"by token":       {"by_token", search(store.Query{Tokens: []string{"p3", "p8"}}), false},
 		"by decision":    {"by_decision", search(store.Query{Decision: "review"}), false},
+		"open reviews":   {"by_disposition", search(store.Query{Disposition: store.Open}), false},
+		"closed reviews": {"by_disposition", search(store.Query{Disposition: store.Declined, From: noon, Oldest: true}), false},
+		"two tokens":     {"by_token", search(store.Query{Tokens: []string{"p3"}, Also: every}), false},
+		"dispose": {"_id_", func() error {
+			_, err := tx.Dispose(ctx, key(1501), store.Disposition{Outcome: store.Approved, By: "k", At: now, Note: []byte("x")})
+			return err
+		}, false},
 		"by reason":      {"by_reason", search(store.Query{Reason: "R8"}), false},
 		"by time":        {"by_decision", search(store.Query{From: noon.Add(time.Second), To: noon.Add(3 * time.Second)}), false},
 		"oldest first":   {"by_token", search(store.Query{Tokens: []string{"p3"}, From: noon.Add(time.Second), Oldest: true}), false},
@@ -333,6 +344,10 @@ func fill(t testing.TB, db *mongo.DB) {
 	_, err2 := db.Transactions().Decide(ctx, decides)
 	_, err3 := db.Deliveries().Insert(ctx, rows)
 	err := or(err1, err2, err3)
+	for i := range 24 {
+		_, closeErr := db.Transactions().Dispose(ctx, sample(30*i+1).Key, store.Disposition{Outcome: store.Declined, By: "k", At: noon})
+		err = or(err, closeErr)
+	}
 	for i := range 400 {
 		err = or(err, db.Registry().Record(ctx, store.Act{Action: fmt.Sprint(i)}))
 	}

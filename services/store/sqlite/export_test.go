@@ -4,7 +4,7 @@ import "crivo/services/store"
 
 // The queries as they are made, so that their plans can be looked at.
 var (
-	TransactionQueries = []string{selectOne, selectOverdue, selectUnannounced, selectDecided, raiseRun, clearMark}
+	TransactionQueries = []string{selectOne, selectOverdue, selectUnannounced, selectDecided, raiseRun, clearMark, dispose}
 	DeliveryQueries    = []string{selectDue}
 )
 
