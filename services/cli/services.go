@@ -36,7 +36,8 @@ func (u *upped) parts() []*service {
 		{name: "edge", run: u.edge},
 		{name: "keeper", run: func(ctx context.Context, s app.Shell) error {
 			return keeper.Run(ctx, keeper.Config{Shell: s, Transactions: u.stores.transactions, RuleSets: u.stores.registry, Rules: u.rules.Current(),
-				Layout: u.Layout(), Tenants: u.stores.registry.Tenants, State: u.stores.registry, Deliveries: u.stores.expirer, Holder: u.holder()})
+				Layout: u.Layout(), Tenants: u.stores.registry.Tenants, State: u.stores.registry, Deliveries: u.stores.expirer,
+				Replays: u.stores.registry, Outbox: u.stores.deliveries, Holder: u.holder()})
 		}},
 		{name: "enrich", run: func(ctx context.Context, s app.Shell) error {
 			return enrich.Run(ctx, enrich.Config{Shell: s, Features: u.stores.features, RuleSet: func() txn.RuleSet { return u.rules.Current().Ref() }})

@@ -46,6 +46,9 @@ type Registry interface {
 	DeleteKey(ctx context.Context, tenant, id string) error
 	Endpoints(ctx context.Context) ([]store.Endpoint, error)
 	PutEndpoint(ctx context.Context, e store.Endpoint) error
+	ChangeEndpoint(ctx context.Context, e store.Endpoint) error
+	Replays(ctx context.Context) ([]store.Replay, error)
+	PutReplay(ctx context.Context, r store.Replay) error
 	DeleteEndpoint(ctx context.Context, tenant, id string) error
 	ListPage(ctx context.Context, q store.ListQuery) ([]store.ListEntry, string, error)
 	PutListEntry(ctx context.Context, e store.ListEntry) (store.ListEntry, error)
@@ -54,10 +57,12 @@ type Registry interface {
 	RuleSet(ctx context.Context, name string, version int) (store.RuleSet, error)
 }
 
-// Deliveries is what the edge shows of webhooks.
+// Deliveries is what the edge shows of webhooks, and has sent once more.
 type Deliveries interface {
 	Get(ctx context.Context, tenant, id string) (store.Delivery, error)
 	List(ctx context.Context, q store.DeliveryQuery) ([]store.Delivery, string, error)
+	Insert(ctx context.Context, rows []store.Delivery) ([]bool, error)
+	Resend(ctx context.Context, r store.Resend) error
 }
 
 // Config is what the service needs.

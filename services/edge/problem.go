@@ -37,6 +37,12 @@ var (
 	errBadBody      = errors.New("body cannot be read in its content encoding")
 	errTenantExists = errors.New("the tenant exists")
 	errLetterNobody = errors.New("the letter does not tell whose transaction it is about: it can only be discarded")
+	errNotActive    = errors.New("the endpoint is paused or disabled: nothing is sent to it")
+	errEndpointGone = errors.New("the delivery's endpoint was deleted")
+	errUnderWay     = errors.New("an attempt is under way, or asked for already")
+	errReplaying    = errors.New("another replay to this endpoint is under way: wait for its end or cancel it")
+	errReplayEnded  = errors.New("the replay has ended")
+	errSecrets      = errors.New("ten secrets are in force: end some by a shorter grace")
 	errLetterLost   = errors.New("the letter's transaction is not in the store: it can only be discarded")
 )
 
@@ -61,6 +67,12 @@ var problems = []struct {
 	{errTenantExists, http.StatusConflict, "conflict", 0},
 	{errLetterNobody, http.StatusConflict, "conflict", 0},
 	{errLetterLost, http.StatusConflict, "conflict", 0},
+	{errNotActive, http.StatusConflict, "conflict", 0},
+	{errEndpointGone, http.StatusConflict, "conflict", 0},
+	{errUnderWay, http.StatusConflict, "conflict", 0},
+	{errReplaying, http.StatusConflict, "conflict", 0},
+	{errReplayEnded, http.StatusConflict, "conflict", 0},
+	{errSecrets, http.StatusConflict, "conflict", 0},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errMediaType, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errEncoding, http.StatusUnsupportedMediaType, "media-type", 0},
