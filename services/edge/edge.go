@@ -65,6 +65,10 @@ type Deliveries interface {
 	Resend(ctx context.Context, r store.Resend) error
 }
 
+// NATSKey makes the text of a .creds file that may request a tenant's intake by NATS and nothing else, good until a time unless that
+// is zero, and what names it.
+type NATSKey func(tenant string, until time.Time) (id string, creds []byte, err error)
+
 // Config is what the service needs.
 type Config struct {
 	app.Shell
@@ -79,6 +83,7 @@ type Config struct {
 	Audit        audit.Record
 	Instance     string // unique among edges
 	MaxInFlight  int
+	NATSKey      NATSKey        // nil: credentials for NATS are made elsewhere
 	BootstrapKey string         // the key of tenant default with all roles
 	Allow        []netip.Prefix // the operator's own addresses: webhooks may use plain http and any port there
 	Version      string

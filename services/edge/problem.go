@@ -42,6 +42,7 @@ var (
 	errUnderWay     = errors.New("an attempt is under way, or asked for already")
 	errReplaying    = errors.New("another replay to this endpoint is under way: wait for its end or cancel it")
 	errReplayEnded  = errors.New("the replay has ended")
+	errNoNATSKey    = errors.New("credentials of this NATS are not made here: crivo keys create --nats --dir, where its keys are")
 	errSecrets      = errors.New("ten secrets are in force: end some by a shorter grace")
 	errLetterLost   = errors.New("the letter's transaction is not in the store: it can only be discarded")
 )
@@ -73,6 +74,7 @@ var problems = []struct {
 	{errReplaying, http.StatusConflict, "conflict", 0},
 	{errReplayEnded, http.StatusConflict, "conflict", 0},
 	{errSecrets, http.StatusConflict, "conflict", 0},
+	{errNoNATSKey, http.StatusConflict, "conflict", 0},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errMediaType, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errEncoding, http.StatusUnsupportedMediaType, "media-type", 0},

@@ -16,9 +16,6 @@ import (
 	"crivo/services/store"
 )
 
-// typeTest is the event that says nothing but that it arrived.
-const typeTest = "endpoint.test"
-
 // receiving returns one of a tenant's endpoints that webhooks are sent to.
 func (e *edge) receiving(ctx context.Context, tenant, id string) (store.Endpoint, error) {
 	x, err := e.endpoint(ctx, tenant, id)
@@ -35,12 +32,12 @@ func (e *edge) testEndpoint(w http.ResponseWriter, r *http.Request, m *member) e
 		return err
 	}
 	now := txn.At(e.Clock.Now())
-	body, err := json.Marshal(map[string]any{"type": typeTest, "timestamp": now, "data": map[string]string{"endpoint_id": x.ID}}, json.Deterministic(true))
+	body, err := json.Marshal(map[string]any{"type": store.TestEvent, "timestamp": now, "data": map[string]string{"endpoint_id": x.ID}}, json.Deterministic(true))
 	if err != nil {
 		return err
 	}
 	made := store.Delivery{ID: "dlv_" + rand.Text(), Tenant: m.Tenant, EndpointID: x.ID, WebhookID: "msg_" + strings.ToLower(rand.Text() + rand.Text())[:32],
-		Type: typeTest, Body: body, Status: store.Pending, Trigger: store.Test, NextAttemptAt: now.Time, CreatedAt: now.Time, LeasedUntil: time.UnixMilli(0)}
+		Type: store.TestEvent, Body: body, Status: store.Pending, Trigger: store.Test, NextAttemptAt: now.Time, CreatedAt: now.Time, LeasedUntil: time.UnixMilli(0)}
 	if err := e.record(r.Context(), m, "endpoint.test", x.ID, map[string]any{"delivery": made.ID}); err != nil {
 		return err
 	}

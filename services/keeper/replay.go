@@ -87,7 +87,7 @@ func (k *keeper) replayRow(ctx context.Context, r *store.Replay, row store.Deliv
 	case row.Replay == r.ID: // by a keeper that died
 		r.Matched, r.Enqueued = r.Matched+1, r.Enqueued+1
 		return nil
-	case row.TransactionID == "" || r.Only != "" && r.Only != row.Status:
+	case row.Type == store.TestEvent || r.Only != "" && r.Only != row.Status:
 		return nil
 	}
 	err := k.Outbox.Resend(ctx, store.Resend{Tenant: r.Tenant, ID: row.ID, Trigger: store.Again, Replay: r.ID, At: k.Clock.Now()})

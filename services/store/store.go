@@ -159,6 +159,9 @@ type Delivery struct {
 	Replay        string // the last replay that asked for it
 }
 
+// TestEvent is the type of the event that says nothing but that it arrived.
+const TestEvent = "endpoint.test"
+
 // Triggers of attempts.
 const (
 	Auto   = "auto"   // the schedule's

@@ -61,7 +61,7 @@ var layout = []collection{
 		{name: "page", keys: append(up("tenant", "status"), down("number")...)},
 		{name: "page_of_endpoint", keys: append(up("tenant", "endpoint", "status"), down("number")...)},
 		{name: "page_of_transaction", keys: append(up("tenant", "transaction"), down("number")...)},
-		{name: "by_time", keys: up("tenant", "endpoint", "created_at", "id")},
+		{name: "by_time", keys: up("endpoint", "created_at", "id")},
 		{name: "expired", keys: up("expire_at"), expires: true},
 	}},
 	{tenants, record{}, nil},
