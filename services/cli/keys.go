@@ -34,7 +34,7 @@ type KeysCreateCmd struct {
 	Roles     []string      `help:"submit, read, admin, operator." default:"submit,read"`
 	Rate      float64       `help:"Requests a second at most; 0 is no limit." default:"0"`
 	ExpiresIn time.Duration `help:"How long it is good for; 0 is for ever." default:"0"`
-	NATS      bool          `help:"A credential for NATS instead: it may request the tenant's intake and nothing else." name:"nats"`
+	NATS      bool          `help:"A credential for NATS instead: it may request the tenant's intake and nothing else." name:"nats" typed:""`
 	Out       string        `help:"File for that; TENANT.creds without it." placeholder:"FILE"`
 	Dir       string        `help:"Folder of a NATS cluster's secrets, made by crivo keys services; without it the server is asked, which is right for crivo up." placeholder:"DIR"`
 }
