@@ -48,6 +48,9 @@ type Registry interface {
 	DeleteKey(ctx context.Context, tenant, id string) error
 	Endpoints(ctx context.Context) ([]store.Endpoint, error)
 	PutEndpoint(ctx context.Context, e store.Endpoint) error
+	ChangeEndpoint(ctx context.Context, e store.Endpoint) error
+	Replays(ctx context.Context) ([]store.Replay, error)
+	PutReplay(ctx context.Context, r store.Replay) error
 	DeleteEndpoint(ctx context.Context, tenant, id string) error
 	ListPage(ctx context.Context, q store.ListQuery) ([]store.ListEntry, string, error)
 	PutListEntry(ctx context.Context, e store.ListEntry) (store.ListEntry, error)
@@ -56,11 +59,17 @@ type Registry interface {
 	RuleSet(ctx context.Context, name string, version int) (store.RuleSet, error)
 }
 
-// Deliveries is what the edge shows of webhooks.
+// Deliveries is what the edge shows of webhooks, and has sent once more.
 type Deliveries interface {
 	Get(ctx context.Context, tenant, id string) (store.Delivery, error)
 	List(ctx context.Context, q store.DeliveryQuery) ([]store.Delivery, string, error)
+	Insert(ctx context.Context, rows []store.Delivery) ([]bool, error)
+	Resend(ctx context.Context, r store.Resend) error
 }
+
+// NATSKey makes the text of a .creds file that may request a tenant's intake by NATS and nothing else, good until a time unless that
+// is zero, and what names it.
+type NATSKey func(tenant string, until time.Time) (id string, creds []byte, err error)
 
 // Config is what the service needs.
 type Config struct {
@@ -77,6 +86,7 @@ type Config struct {
 	Audit        audit.Record
 	Instance     string // unique among edges
 	MaxInFlight  int
+	NATSKey      NATSKey        // nil: credentials for NATS are made elsewhere
 	BootstrapKey string         // the key of tenant default with all roles
 	Allow        []netip.Prefix // the operator's own addresses: webhooks may use plain http and any port there
 	Version      string

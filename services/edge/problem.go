@@ -39,6 +39,13 @@ var (
 	errBadBody      = errors.New("body cannot be read in its content encoding")
 	errTenantExists = errors.New("the tenant exists")
 	errLetterNobody = errors.New("the letter does not tell whose transaction it is about: it can only be discarded")
+	errNotActive    = errors.New("the endpoint is paused or disabled: nothing is sent to it")
+	errEndpointGone = errors.New("the delivery's endpoint was deleted")
+	errUnderWay     = errors.New("an attempt is under way, or asked for already")
+	errReplaying    = errors.New("another replay to this endpoint is under way: wait for its end or cancel it")
+	errReplayEnded  = errors.New("the replay has ended")
+	errNoNATSKey    = errors.New("credentials of this NATS are not made here: crivo keys create --nats --dir, where its keys are")
+	errSecrets      = errors.New("ten secrets are in force: end some by a shorter grace")
 	errLetterLost   = errors.New("the letter's transaction is not in the store: it can only be discarded")
 )
 
@@ -66,6 +73,13 @@ var problems = []struct {
 	{errUndecided, http.StatusConflict, "conflict", 0},
 	{errNoReview, http.StatusConflict, "conflict", 0},
 	{errDisposed, http.StatusConflict, "conflict", 0},
+	{errNotActive, http.StatusConflict, "conflict", 0},
+	{errEndpointGone, http.StatusConflict, "conflict", 0},
+	{errUnderWay, http.StatusConflict, "conflict", 0},
+	{errReplaying, http.StatusConflict, "conflict", 0},
+	{errReplayEnded, http.StatusConflict, "conflict", 0},
+	{errSecrets, http.StatusConflict, "conflict", 0},
+	{errNoNATSKey, http.StatusConflict, "conflict", 0},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errBatchLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errMediaType, http.StatusUnsupportedMediaType, "media-type", 0},

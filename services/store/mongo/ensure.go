@@ -19,6 +19,7 @@ const (
 	tenants      = "tenants"
 	keys         = "keys"
 	endpoints    = "endpoints"
+	replays      = "replays"
 	listEntries  = "list_entries"
 	ruleSets     = "rule_sets"
 	states       = "states"
@@ -61,11 +62,13 @@ var layout = []collection{
 		{name: "page", keys: append(up("tenant", "status"), down("number")...)},
 		{name: "page_of_endpoint", keys: append(up("tenant", "endpoint", "status"), down("number")...)},
 		{name: "page_of_transaction", keys: append(up("tenant", "transaction"), down("number")...)},
+		{name: "by_time", keys: up("endpoint", "created_at", "id")},
 		{name: "expired", keys: up("expire_at"), expires: true},
 	}},
 	{tenants, record{}, nil},
 	{keys, record{}, nil},
 	{endpoints, record{}, nil},
+	{replays, record{}, nil},
 	{states, record{}, nil},
 	{listEntries, listEntry{}, []index{
 		{name: "page", keys: append(up("tenant", "list"), down("number")...)},

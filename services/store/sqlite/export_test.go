@@ -5,7 +5,7 @@ import "crivo/services/store"
 // The queries as they are made, so that their plans can be looked at.
 var (
 	TransactionQueries = []string{selectOne, selectOverdue, selectUnannounced, selectDecided, raiseRun, clearMark, dispose}
-	DeliveryQueries    = []string{selectDue}
+	DeliveryQueries    = []string{selectDue, selectSpan, askAgain}
 )
 
 // FirstTransactionSchema is that of the first files.
