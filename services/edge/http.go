@@ -39,6 +39,7 @@ func (e *edge) routes() chi.Router {
 	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, openapi) })
 	e.route(r, http.MethodPost, "/v1/transactions", roleSubmit, e.postTransaction)
 	e.route(r, http.MethodGet, "/v1/transactions/{id}", roleRead, e.getTransaction)
+	e.route(r, http.MethodGet, "/v1/events", roleRead, e.getEvents)
 	e.route(r, http.MethodPost, "/v1/webhook-endpoints", roleAdmin, bounded(e.postEndpoint))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints", roleAdmin, bounded(e.getEndpoints))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints/{id}", roleAdmin, bounded(e.getEndpoint))

@@ -36,6 +36,9 @@ var (
 	errEncoding     = errors.New("content encoding must be identity or gzip")
 	errBadBody      = errors.New("body cannot be read in its content encoding")
 	errTenantExists = errors.New("the tenant exists")
+	errEventID      = errors.New("Last-Event-ID is no id of these events")
+	errGone         = errors.New("what came after Last-Event-ID is no longer kept whole: begin without it, and ask for what came meanwhile")
+	errListeners    = errors.New("the key has 100 event streams open")
 	errLetterNobody = errors.New("the letter does not tell whose transaction it is about: it can only be discarded")
 	errLetterLost   = errors.New("the letter's transaction is not in the store: it can only be discarded")
 )
@@ -50,6 +53,7 @@ var problems = []struct {
 	{txn.ErrMalformed, http.StatusBadRequest, "malformed", 0},
 	{errBadBody, http.StatusBadRequest, "malformed", 0},
 	{store.ErrCursor, http.StatusBadRequest, "cursor", 0},
+	{errEventID, http.StatusBadRequest, "event-id", 0},
 	{errNoKey, http.StatusUnauthorized, "unauthorized", 0},
 	{errUnknownKey, http.StatusUnauthorized, "unauthorized", 0},
 	{errRole, http.StatusForbidden, "forbidden", 0},
@@ -61,10 +65,12 @@ var problems = []struct {
 	{errTenantExists, http.StatusConflict, "conflict", 0},
 	{errLetterNobody, http.StatusConflict, "conflict", 0},
 	{errLetterLost, http.StatusConflict, "conflict", 0},
+	{errGone, http.StatusGone, "gone", 0},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errMediaType, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errEncoding, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errRate, http.StatusTooManyRequests, "rate", 1},
+	{errListeners, http.StatusTooManyRequests, "listeners", 5},
 	{errOverload, http.StatusServiceUnavailable, "overload", 1},
 	{errNoRoom, http.StatusServiceUnavailable, "no-room", 5},
 	{errBroker, http.StatusServiceUnavailable, "broker", 1},
