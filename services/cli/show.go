@@ -54,7 +54,7 @@ func newShow(now time.Time) *show {
 	w := func() *hdrhistogram.WindowedHistogram {
 		return hdrhistogram.NewWindowed(windows, 1, horizon.Microseconds(), 3)
 	}
-	return &show{began: now, turned: now, open: map[string]*payment{}, verdicts: map[string]int{}, decide: h(), deliver: h(), decideLast: w(), tellLast: w()}
+	return &show{began: now, turned: now, marks: []mark{{at: now}}, open: map[string]*payment{}, verdicts: map[string]int{}, decide: h(), deliver: h(), decideLast: w(), tellLast: w()}
 }
 
 func (s *show) sent(id string, now time.Time) {
@@ -146,9 +146,6 @@ func (s *show) rates(now time.Time) (accepted, decided, told float64) {
 		s.marks = s.marks[1:]
 	}
 	from := s.marks[0]
-	if len(s.marks) == 1 {
-		from = mark{at: s.began}
-	}
 	during := now.Sub(from.at)
 	return rate1(s.accepted-from.accepted, during), rate1(s.decided-from.decided, during), rate1(s.told-from.told, during)
 }
