@@ -26,6 +26,7 @@ import (
 type listening struct {
 	t      testing.TB
 	status int
+	header http.Header
 	body   io.ReadCloser
 	lines  *bufio.Scanner
 	id     string // the last one
@@ -46,7 +47,7 @@ func listen(t testing.TB, client *http.Client, url, key, id string) *listening {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = res.Body.Close() })
-	l := &listening{t: t, status: res.StatusCode, body: res.Body, lines: bufio.NewScanner(res.Body)}
+	l := &listening{t: t, status: res.StatusCode, header: res.Header, body: res.Body, lines: bufio.NewScanner(res.Body)}
 	l.lines.Buffer(nil, 2<<20)
 	return l
 }
@@ -112,7 +113,7 @@ func (l *listening) ends() {
 func (e *running) listen(id string) *listening {
 	e.t.Helper()
 	l := listen(e.t, http.DefaultClient, e.url, e.key, id)
-	stop := time.AfterFunc(within, func() { _ = l.body.Close() })
+	stop := time.AfterFunc(6*within, func() { _ = l.body.Close() })
 	e.t.Cleanup(func() { stop.Stop() })
 	return l
 }
@@ -120,8 +121,15 @@ func (e *running) listen(id string) *listening {
 // refused is the status and the slug of a stream that is not opened.
 func (e *running) refused(id string) string {
 	e.t.Helper()
-	a := e.do(http.MethodGet, "/v1/events", "", "Last-Event-ID", id)
-	return fmt.Sprint(a.status, " ", a.slug())
+	l := e.listen(id)
+	if l.status == http.StatusOK {
+		return "200" // and no end of it
+	}
+	body, err := io.ReadAll(l.body)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return fmt.Sprint(l.status, " ", answer{l.status, l.header, string(body)}.slug())
 }
 
 func decisionOf(tenant, id string) event.Decided {

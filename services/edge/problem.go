@@ -38,7 +38,7 @@ var (
 	errTenantExists = errors.New("the tenant exists")
 	errEventID      = errors.New("Last-Event-ID is no id of these events")
 	errGone         = errors.New("what came after Last-Event-ID is no longer kept whole: begin without it, and ask for what came meanwhile")
-	errListeners    = errors.New("the key has 100 event streams open")
+	errListeners    = fmt.Errorf("the key has %d event streams open", listenersKey)
 	errLetterNobody = errors.New("the letter does not tell whose transaction it is about: it can only be discarded")
 	errLetterLost   = errors.New("the letter's transaction is not in the store: it can only be discarded")
 )

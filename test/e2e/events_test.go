@@ -8,16 +8,18 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"crivo/streams"
 )
 
 // heard is one event, or what is none, with its id.
 type heard struct{ id, event, data, comment string }
 
-// listen opens a stream of events; the returned function reads the next block of it. The first one is checked against the
-// document.
-func (c client) listen(t *testing.T, id string) (next func() heard) {
+// listen opens a stream of events and returns the id that it begins with; next reads the next block. The answer is checked
+// against the document.
+func (c client) listen(t *testing.T, id string) (next func() heard, begins string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), within)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*within)
 	t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+"/v1/events", nil)
 	if err != nil {
@@ -61,7 +63,7 @@ func (c client) listen(t *testing.T, id string) (next func() heard) {
 	if err := document.check(http.MethodGet, "/v1/events", "", req.Header, answer{status: res.StatusCode, header: res.Header, body: []byte(first.comment)}); err != nil {
 		t.Error(err)
 	}
-	return next
+	return next, first.id
 }
 
 // decisions reads events until there are n.
@@ -84,7 +86,8 @@ func decisions(t *testing.T, next func() heard, n int) (data []string, last stri
 func TestEventsAreTheDecisionsOfATenantAndResume(t *testing.T) {
 	t.Parallel()
 	c, other := newTenant(t), newTenant(t)
-	ours, theirs := c.listen(t, ""), other.listen(t, "")
+	ours, _ := c.listen(t, "")
+	theirs, _ := other.listen(t, "")
 	var want []string
 	decide := func(who client) string { return string(who.decided(t, payment(newID())).body) }
 	for range 3 {
@@ -107,7 +110,8 @@ func TestEventsAreTheDecisionsOfATenantAndResume(t *testing.T) {
 	}
 	want = append(want, decide(c), decide(c))
 	for from, id := range map[int]string{2: h.id, 3: last} {
-		if data, _ := decisions(t, c.listen(t, id), 5-from); !cmp.Equal(data, want[from:]) {
+		next, _ := c.listen(t, id)
+		if data, _ := decisions(t, next, 5-from); !cmp.Equal(data, want[from:]) {
 			t.Errorf("after event %d: %v", from, data)
 		}
 	}
@@ -118,4 +122,19 @@ func TestEventsAreTheDecisionsOfATenantAndResume(t *testing.T) {
 	writer := c.as(operator().newKey(t, c.tenant, "", "submit", "admin"))
 	writer.get(t, "/v1/events").problem(t, http.StatusForbidden, "forbidden")
 	writer.send(t, http.MethodPost, "/v1/events", nil, "").problem(t, http.StatusMethodNotAllowed, "method")
+}
+
+// TestAQuietTenantsPlaceIsGoodAlthoughOthersDecided has the edge ask the broker for what it may only ask about this.
+func TestAQuietTenantsPlaceIsGoodAlthoughOthersDecided(t *testing.T) {
+	t.Parallel()
+	c, other := newTenant(t), newTenant(t)
+	var at string
+	t.Run("who listens and goes", func(t *testing.T) { _, at = c.listen(t, "") })
+	other.decided(t, payment(newID()))
+	await(t, "the other's announcement", func() bool { return messages(t, streams.Decided, streams.EventDecided, other.tenant) == 1 })
+	next, _ := c.listen(t, at)
+	want := string(c.decided(t, payment(newID())).body)
+	if data, _ := decisions(t, next, 1); data[0] != want {
+		t.Errorf("heard %s, want %s", data[0], want)
+	}
 }
