@@ -151,7 +151,7 @@ func (e *edge) observe(next http.Handler) http.Handler {
 		defer func() {
 			p := recover()
 			begun := rec.status != 0
-			if p != nil && p != http.ErrAbortHandler {
+			if err, _ := p.(error); p != nil && !errors.Is(err, http.ErrAbortHandler) {
 				e.panicked(id)
 			}
 			if p != nil && !begun {

@@ -256,8 +256,8 @@ func TestSoManyExportsAtOnceAndNoMore(t *testing.T) {
 func TestACellIsNoFormula(t *testing.T) {
 	for cell, want := range map[string]string{
 		"": "", "ord-10023": "ord-10023", "2026-11-22T23:05:11.640Z": "2026-11-22T23:05:11.640Z", "a=b, c-d": "a=b, c-d",
-		"=1+1": "'=1+1", "-2": "'-2", "+2": "'+2", "@SUM(1)": "'@SUM(1)", "\t=1": "'\t=1", "  =1": "'  =1", "＝1": "'＝1", "\r\n=1": "'\r\n=1",
-		"a,=1": "a,'=1", "a;=1": "a;'=1", "a; =1": "a;' =1", `a"=1`: `a"'=1`, "a\n=1": "a\n'=1", "a|-1": "a|'-1",
+		"=1+1": "'=1+1", "-2": "'-2", "+2": "'+2", "@SUM(1)": "'@SUM(1)", "\t=1": "\t'=1", "  =1": "'  =1", "＝1": "'＝1", "\r\n=1": "\r\n'=1",
+		"a,=1": "a,'=1", "a;=1": "a;'=1", "a; =1": "a;' =1", `a"=1`: `a"'=1`, "a\n=1": "a\n'=1", "a|-1": "a|'-1", "a;\n-1": "a;\n'-1",
 	} {
 		if got := edge.Harmless(cell); got != want {
 			t.Errorf("%q became %q, want %q", cell, got, want)

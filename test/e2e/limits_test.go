@@ -145,7 +145,7 @@ func dial(t *testing.T, text string) (net.Conn, *bufio.Reader) {
 	return conn, bufio.NewReader(conn)
 }
 
-// heard reads one answer.
+// answered reads one answer.
 func answered(t *testing.T, from *bufio.Reader) answer {
 	t.Helper()
 	res, err := http.ReadResponse(from, nil)
