@@ -76,7 +76,7 @@ func newWorld(t testing.TB) *world {
 	w.must(err)
 	t.Cleanup(func() { _ = db.Close() })
 	w.deliveries = &fragile{Deliveries: db}
-	w.config = notify.Config{Deliveries: w.deliveries, Endpoints: w.registry, Keys: keys, Audit: w.registry.Record, Schedule: quick,
+	w.config = notify.Config{Deliveries: w.deliveries, Endpoints: w.registry, States: w.registry, Keys: keys, Audit: w.registry.Record, Schedule: quick,
 		Timeout: within, Allow: local, Version: "1.2.3", Shell: app.Shell{Name: "notify", Conn: nc, JS: w.js, Clock: clock,
 			Log: zerolog.Nop(), Metrics: metrics, Health: health, Steps: stage.NewMetrics(metrics)}}
 	return w

@@ -120,6 +120,7 @@ type Endpoint struct {
 	Payload     string            `json:"payload"` // thin, full
 	Headers     map[string]string `json:"headers,omitzero"`
 	Status      string            `json:"status"` // active, paused, disabled
+	Breaker     string            `json:"-"`      // as shown; it is kept apart, see Breaker
 	Secrets     []Secret          `json:"-"`
 	CreatedAt   txn.Time          `json:"created_at"`
 }
