@@ -14,7 +14,7 @@ import (
 type deliveryAnswer struct {
 	ID            string          `json:"id"`
 	EndpointID    string          `json:"endpoint_id"`
-	TransactionID string          `json:"transaction_id"`
+	TransactionID string          `json:"transaction_id,omitempty"` // none of a webhook about webhooks
 	WebhookID     string          `json:"webhook_id"`
 	Type          string          `json:"type"`
 	Status        string          `json:"status"`

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base32"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -60,6 +61,7 @@ type Config struct {
 	Schedule   []time.Duration // empty: DefaultSchedule
 	Timeout    time.Duration   // of one attempt, all in all; 0: 15 s
 	Allow      []netip.Prefix  // the operator's own addresses: any port, plain http too
+	Resolver   *net.Resolver   // of receivers' names; nil: the system's
 	Version    string
 }
 
@@ -268,9 +270,13 @@ func (n *notifier) owing(o occasion, now time.Time) ([]store.Delivery, error) {
 	return out, nil
 }
 
-// wants tells whether an endpoint's filter, types or prefixes such as transaction.*, lets a type through; empty is all.
+// wants tells whether an endpoint's filter, types or prefixes such as transaction.*, lets a type through. Empty is all about
+// transactions: of webhooks only those hear who ask, or one endpoint's trouble would come to all others a hundredfold.
 func wants(filter []string, kind string) bool {
-	return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool {
+	if len(filter) == 0 {
+		return strings.HasPrefix(kind, "transaction.")
+	}
+	return slices.ContainsFunc(filter, func(f string) bool {
 		prefix, star := strings.CutSuffix(f, "*")
 		return f == kind || star && strings.HasPrefix(kind, prefix)
 	})

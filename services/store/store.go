@@ -115,7 +115,7 @@ type Endpoint struct {
 	ID          string            `json:"id"`
 	Tenant      string            `json:"-"`
 	URL         string            `json:"url"`
-	Events      []string          `json:"events"` // empty: all
+	Events      []string          `json:"events"` // empty: all about transactions
 	Description string            `json:"description,omitzero"`
 	Payload     string            `json:"payload"` // thin, full
 	Headers     map[string]string `json:"headers,omitzero"`
