@@ -60,10 +60,10 @@ func (n *notifier) judged(ctx context.Context, e store.Endpoint, ok bool, probin
 	judge := n.lane(e.ID).judge
 	if ok {
 		judge.RecordSuccess()
-	} else {
-		judge.RecordFailure()
+		return
 	}
-	if judge.IsOpen() {
+	if judge.RecordFailure(); judge.IsOpen() {
+		judge.Close() // it counts afresh, whatever comes of this
 		n.move(ctx, e, store.Breaker{}, open, typeBreakerOpened)
 	}
 }
@@ -163,14 +163,13 @@ func (n *notifier) readBreakers(ctx context.Context) (text []byte, all map[strin
 // broke is what all know from now on. An endpoint whose breaker closed is judged afresh.
 func (n *notifier) broke(all map[string]store.Breaker) {
 	known := maps.Clone(all) // the caller goes on to change it
-	before := n.broken.Swap(&known)
-	n.metrics.broken.Set(float64(len(known)))
-	if before == nil {
-		return
-	}
-	for id := range *before {
-		if _, still := known[id]; !still {
-			n.lane(id).judge.Close()
+	if before := n.broken.Load(); before != nil {
+		for id := range *before {
+			if _, still := known[id]; !still {
+				n.lane(id).judge.Close() // before its attempts are counted again
+			}
 		}
 	}
+	n.broken.Store(&known)
+	n.metrics.broken.Set(float64(len(known)))
 }

@@ -54,12 +54,19 @@ type world struct {
 	deliveries *fragile
 	secrets    map[string]webhook.Secret // by endpoint
 	ahead      atomic.Int64              // of the machine's clock
+	frozen     atomic.Int64              // when the machine's clock stands still, Unix ns; 0: it goes
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{TB: t, dir: t.TempDir(), registry: memory.NewRegistry(), secrets: map[string]webhook.Secret{}}
-	clock := app.NewClock(func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) })
+	clock := app.NewClock(func() time.Time {
+		now := time.Now()
+		if at := w.frozen.Load(); at != 0 {
+			now = time.Unix(0, at)
+		}
+		return now.Add(time.Duration(w.ahead.Load()))
+	})
 	w.startBroker(-1)
 	health, metrics := &app.Health{}, prometheus.NewRegistry()
 	nc, err := app.Connect(app.Connection{URL: w.url, Name: "notify", Inbox: "_INBOX", Log: zerolog.Nop(), Health: health})
@@ -77,7 +84,7 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(func() { _ = db.Close() })
 	w.deliveries = &fragile{Deliveries: db}
 	w.config = notify.Config{Deliveries: w.deliveries, Endpoints: w.registry, States: w.registry, Keys: keys, Audit: w.registry.Record, Schedule: quick,
-		Timeout: within, Allow: local, Version: "1.2.3", Shell: app.Shell{Name: "notify", Conn: nc, JS: w.js, Clock: clock,
+		Timeout: 4 * within, Allow: local, Version: "1.2.3", Shell: app.Shell{Name: "notify", Conn: nc, JS: w.js, Clock: clock,
 			Log: zerolog.Nop(), Metrics: metrics, Health: health, Steps: stage.NewMetrics(metrics)}}
 	return w
 }
@@ -251,6 +258,7 @@ func (w *world) ended(endpoint string, n int, status string) []store.Delivery {
 	var rows []store.Delivery
 	defer func() {
 		if w.Failed() {
+			w.Logf("its breaker is %s", w.breaker(endpoint))
 			for _, r := range rows[:min(len(rows), 3)] {
 				w.Logf("of %d rows: %s, next %v, leased %v, %+v", len(rows), r.Status, r.NextAttemptAt, r.LeasedUntil, r.Attempts)
 			}
