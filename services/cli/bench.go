@@ -43,7 +43,8 @@ func (BenchCmd) Help() string {
 
 Latencies are milliseconds from the moment a request was due, so a server that stalls cannot hide it, and count accepted
 transactions only. accept: the 2xx answer; decide: accept plus the server's own accepted-to-decided time, or the webhook where
-that came sooner; deliver: the verified webhook at the bench's receiver. within_2s: the share of accepted ones decided within
+that came sooner; deliver: the verified webhook at the bench's receiver; accept_to_deliver: that webhook, counted from the 2xx
+answer (0 where it came sooner). delivered_per_s: webhooks a second, until the last one. within_2s: the share of accepted ones decided within
 2 s of acceptance. refused: answered, but not 2xx; failed: not answered; lost: accepted and not decided. CPU and memory are the
 server's; of one that runs already they need --ops, and are 0 without.`
 }
@@ -86,21 +87,23 @@ type Percentiles struct {
 
 // Figures are what a bench run measured. Within2s is the share of accepted transactions decided within 2 s of acceptance.
 type Figures struct {
-	OfferedPerS float64     `json:"offered_per_s"`
-	DecidedPerS float64     `json:"decided_per_s"`
-	Accept      Percentiles `json:"accept_ms"`
-	Decide      Percentiles `json:"decide_ms"`
-	Deliver     Percentiles `json:"deliver_ms"`
-	Within2s    float64     `json:"within_2s"`
-	Accepted    int         `json:"accepted"`
-	Lost        int         `json:"lost"`
-	Undelivered int         `json:"undelivered"`
-	Double      int         `json:"double"`
-	Refused     int         `json:"refused"`
-	Failed      int         `json:"failed"`
-	CPUMsPerTx  float64     `json:"cpu_ms_per_tx"`
-	RSSMB       float64     `json:"rss_mb"`
-	Durability  string      `json:"durability"`
+	OfferedPerS   float64     `json:"offered_per_s"`
+	DecidedPerS   float64     `json:"decided_per_s"`
+	DeliveredPerS float64     `json:"delivered_per_s"`
+	Accept        Percentiles `json:"accept_ms"`
+	Decide        Percentiles `json:"decide_ms"`
+	Deliver       Percentiles `json:"deliver_ms"`
+	Notify        Percentiles `json:"accept_to_deliver_ms"`
+	Within2s      float64     `json:"within_2s"`
+	Accepted      int         `json:"accepted"`
+	Lost          int         `json:"lost"`
+	Undelivered   int         `json:"undelivered"`
+	Double        int         `json:"double"`
+	Refused       int         `json:"refused"`
+	Failed        int         `json:"failed"`
+	CPUMsPerTx    float64     `json:"cpu_ms_per_tx"`
+	RSSMB         float64     `json:"rss_mb"`
+	Durability    string      `json:"durability"`
 }
 
 // patience is how long the bench waits for webhooks that do not come, and for answers about what did not come.

@@ -411,15 +411,15 @@ func TestFiguresTellApartWhatBecameOfATransaction(t *testing.T) {
 			for _, v := range []string{"v", "v", "w"} {
 				x.delivered("a", v, 3, due.Add(ms(20)))
 			}
-		}, Figures{Accepted: 1, Within2s: 1, Double: 1, Accept: at(8), Decide: at(11), Deliver: at(20)}},
+		}, Figures{Accepted: 1, Within2s: 1, Double: 1, Accept: at(8), Decide: at(11), Deliver: at(20), Notify: at(12)}},
 		"late": {func(x *trips) {
 			x.answered("a", ok, nil, due.Add(ms(8)))
 			x.delivered("a", "v", 2001, due.Add(ms(4000)))
-		}, Figures{Accepted: 1, Accept: at(8), Decide: at(2009), Deliver: at(4000)}},
+		}, Figures{Accepted: 1, Accept: at(8), Decide: at(2009), Deliver: at(4000), Notify: at(3992)}},
 		"just in time, late from when it was due": {func(x *trips) {
 			x.answered("a", ok, nil, due.Add(ms(500)))
 			x.delivered("a", "v", 2000, due.Add(ms(4000)))
-		}, Figures{Accepted: 1, Within2s: 1, Accept: at(500), Decide: at(2500), Deliver: at(4000)}},
+		}, Figures{Accepted: 1, Within2s: 1, Accept: at(500), Decide: at(2500), Deliver: at(4000), Notify: at(3500)}},
 		"not delivered":           {func(x *trips) { x.answered("a", ok, nil, due.Add(ms(8))) }, Figures{Accepted: 1, Undelivered: 1, Accept: at(8)}},
 		"one of another run":      {func(x *trips) { x.delivered("z", "v", 1, due) }, Figures{}},
 		"longer than ten minutes": {func(x *trips) { x.answered("a", ok, nil, due.Add(time.Hour)) }, Figures{Accepted: 1, Undelivered: 1, Accept: at(600_000)}},
@@ -431,7 +431,7 @@ func TestFiguresTellApartWhatBecameOfATransaction(t *testing.T) {
 			}
 			tc.run(trips)
 			got := trips.figures(due, time.Second)
-			got.OfferedPerS, got.DecidedPerS = 0, 0
+			got.OfferedPerS, got.DecidedPerS, got.DeliveredPerS = 0, 0, 0
 			if diff := cmp.Diff(tc.want, got, cmpopts.EquateApprox(0.0015, 0.001)); diff != "" {
 				t.Error(diff)
 			}

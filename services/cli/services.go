@@ -52,7 +52,7 @@ func (u *upped) parts() []*service {
 			return persist.Run(ctx, persist.Config{Shell: s, Transactions: u.stores.transactions})
 		}},
 		{name: "notify", run: func(ctx context.Context, s app.Shell) error {
-			return notify.Run(ctx, notify.Config{Shell: s, Deliveries: u.stores.deliveries, Endpoints: u.stores.registry, Keys: u.keys,
+			return notify.Run(ctx, notify.Config{Shell: s, Deliveries: u.stores.deliveries, Endpoints: u.stores.registry, States: u.stores.registry, Keys: u.keys,
 				Audit: u.stores.registry.Record, Schedule: u.WebhookSchedule, Timeout: u.WebhookTimeout, Allow: u.WebhookAllow, Version: Version})
 		}},
 	}

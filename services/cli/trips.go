@@ -22,6 +22,7 @@ type trips struct {
 	finished time.Time // of the last decision
 
 	accept, decide, deliver    *hdrhistogram.Histogram // microseconds
+	notify                     *hdrhistogram.Histogram // from the answer to the webhook
 	accepted, refused, failed  int
 	arrived, inTime, conflicts int
 }
@@ -43,7 +44,7 @@ const promised = 2 * time.Second
 
 func newTrips() *trips {
 	h := func() *hdrhistogram.Histogram { return hdrhistogram.New(1, horizon.Microseconds(), 3) }
-	return &trips{byID: map[string]*trip{}, accept: h(), decide: h(), deliver: h()}
+	return &trips{byID: map[string]*trip{}, accept: h(), decide: h(), deliver: h(), notify: h()}
 }
 
 // sent notes when a transaction was due; it returns false for an id that was sent before, which would not be one more.
@@ -108,6 +109,7 @@ func (t *trips) delivered(id, verdict string, latencyMS int64, now time.Time) {
 func (t *trips) complete(trip *trip) {
 	t.arrived++
 	record(t.deliver, trip.deliver)
+	record(t.notify, trip.deliver-trip.accept)
 	if at := trip.due.Add(trip.deliver); at.After(t.progress) {
 		t.progress = at
 	}
@@ -207,7 +209,8 @@ func (t *trips) figures(began time.Time, sending time.Duration) Figures {
 	defer t.mu.Unlock()
 	deciding := max(sending, t.finished.Sub(began))
 	f := Figures{OfferedPerS: rate1(len(t.byID), sending), DecidedPerS: rate1(int(t.decide.TotalCount()), deciding),
-		Accept: percentiles(t.accept), Decide: percentiles(t.decide), Deliver: percentiles(t.deliver),
+		DeliveredPerS: rate1(t.arrived, max(sending, t.progress.Sub(began))),
+		Accept:        percentiles(t.accept), Decide: percentiles(t.decide), Deliver: percentiles(t.deliver), Notify: percentiles(t.notify),
 		Accepted: t.accepted, Undelivered: t.accepted - t.arrived, Double: t.conflicts, Refused: t.refused, Failed: t.failed}
 	if t.accepted > 0 {
 		f.Within2s = float64(t.inTime) / float64(t.accepted)

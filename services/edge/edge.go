@@ -57,6 +57,7 @@ type Registry interface {
 	DeleteListEntry(ctx context.Context, tenant, list, id string) error
 	RuleSets(ctx context.Context) ([]store.RuleSet, error)
 	RuleSet(ctx context.Context, name string, version int) (store.RuleSet, error)
+	State(ctx context.Context, name string) ([]byte, error)
 }
 
 // Deliveries is what the edge shows of webhooks, and has sent once more.

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -42,7 +43,7 @@ func shown(e store.Endpoint) endpointAnswer {
 		e.Events = []string{}
 	}
 	e.Headers = maskedHeaders(e.Headers)
-	return endpointAnswer{Endpoint: e, Breaker: "closed"}
+	return endpointAnswer{Endpoint: e, Breaker: cmp.Or(e.Breaker, store.BreakerClosed)}
 }
 
 // endpointChange is the body of POST and PATCH; nil members stay as they are.
@@ -306,7 +307,16 @@ func (e *edge) tenantEndpoints(ctx context.Context, tenant string) ([]store.Endp
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errStore, err)
 	}
-	return slices.DeleteFunc(all, func(x store.Endpoint) bool { return x.Tenant != tenant }), nil
+	all = slices.DeleteFunc(all, func(x store.Endpoint) bool { return x.Tenant != tenant })
+	text, err := e.Registry.State(ctx, store.BreakersState)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %w", errStore, err)
+	}
+	breakers, err := store.ReadBreakers(text)
+	for i := range all {
+		all[i].Breaker = breakers[all[i].ID].State
+	}
+	return all, err
 }
 
 // endpoint returns one of a tenant's endpoints.

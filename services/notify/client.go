@@ -37,7 +37,7 @@ type client struct {
 }
 
 func newClient(cfg Config) *client {
-	return &client{secure: httpClient(public(cfg.Allow)), plain: httpClient(private(cfg.Allow)), timeout: cfg.Timeout, agent: "crivo/" + cfg.Version}
+	return &client{secure: httpClient(cfg.Resolver, public(cfg.Allow)), plain: httpClient(cfg.Resolver, private(cfg.Allow)), timeout: cfg.Timeout, agent: "crivo/" + cfg.Version}
 }
 
 type control = func(network, address string, c syscall.RawConn) error
@@ -77,8 +77,8 @@ func own(allow []netip.Prefix, address string) bool {
 	return false
 }
 
-func httpClient(guard control) *http.Client {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: guard}
+func httpClient(names *net.Resolver, guard control) *http.Client {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, Resolver: names, Control: guard}
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{Proxy: nil, DialContext: dialer.DialContext, TLSHandshakeTimeout: 5 * time.Second,

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -15,16 +16,11 @@ import (
 	"crivo/streams"
 )
 
-// deliver makes one attempt and writes what came of it.
-func (n *notifier) deliver(row store.Delivery) {
+// deliver makes one attempt and writes what came of it; probing is what stands of the breaker while the attempt is its probe.
+func (n *notifier) deliver(e store.Endpoint, row store.Delivery, probing store.Breaker) {
 	now := n.Clock.Now()
 	if !held(row, now.Add(n.Timeout)) {
 		return // waited too long: another may hold it by the time of the answer. The lease runs out, then it is due again
-	}
-	e, ok := (*n.endpoints.Load())[row.EndpointID]
-	if !ok || e.Status != "active" {
-		n.giveBack(n.hard, []store.Delivery{row})
-		return
 	}
 	box, err := n.Keys.Box(row.Tenant)
 	if err != nil {
@@ -45,12 +41,18 @@ func (n *notifier) deliver(row store.Delivery) {
 	n.metrics.attempted(row, res)
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(n.hard), writeTime)
 	defer cancel()
+	if last := row.Attempts[len(row.Attempts)-1]; row.Status == store.Exhausted && row.TransactionID != "" && last.Trigger != store.Manual {
+		// Before the row is written: told twice is one event, told never would be none.
+		n.tell(bounded, e, typeExhausted, fmt.Sprint(row.ID, "/", last.Number), aboutDelivery{e.ID, row.ID, row.TransactionID, last.Number})
+	}
 	if _, err := n.updates.Do(bounded, row, errFull); err != nil {
 		n.Log.Warn().Err(err).Msg("delivery row cannot be written, it will be tried again")
 	}
 	if res.status == http.StatusGone {
-		n.disable(e)
+		n.disable(e, causeGone, row.ID)
+		return
 	}
+	n.judged(bounded, e, res.status >= 200 && res.status < 300, probing)
 }
 
 // after is the row once an attempt ended: delivered, due again, skipped or exhausted.
@@ -74,7 +76,7 @@ func (n *notifier) after(row store.Delivery, res outcome, started time.Time) sto
 		next := txn.At(row.NextAttemptAt)
 		a.NextAttemptAt = &next
 	}
-	row.LeasedUntil, row.Trigger, row.Was = time.UnixMilli(0), "", ""
+	row.LeasedUntil, row.Trigger, row.Was = free, "", ""
 	row.Attempts = append(row.Attempts, a)
 	row.Attempts = row.Attempts[max(0, len(row.Attempts)-mostAttempts):]
 	return row
@@ -107,18 +109,19 @@ func retryAfter(header string, now time.Time) time.Duration {
 	return 0
 }
 
-// disable stops an endpoint whose receiver said 410: gone for good. What the operator changed since the attempt began stands.
-func (n *notifier) disable(e store.Endpoint) {
+// disable stops an endpoint whose receiver is gone for good. What the operator changed since the attempt began stands. The same
+// key is told once.
+func (n *notifier) disable(e store.Endpoint, cause, key string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.hard), 5*time.Second)
 	defer cancel()
 	n.disabling.Lock()
 	defer n.disabling.Unlock()
-	if err := n.disableNow(ctx, e); err != nil {
+	if err := n.disableNow(ctx, e, cause, key); err != nil {
 		n.Log.Error().Err(err).Str("endpoint", e.ID).Msg("endpoint cannot be disabled")
 	}
 }
 
-func (n *notifier) disableNow(ctx context.Context, tried store.Endpoint) error {
+func (n *notifier) disableNow(ctx context.Context, tried store.Endpoint, cause, key string) error {
 	if err := n.reload(ctx); err != nil {
 		return err
 	}
@@ -128,15 +131,17 @@ func (n *notifier) disableNow(ctx context.Context, tried store.Endpoint) error {
 	}
 	e.Status = "disabled"
 	err := n.Audit(ctx, store.Act{At: txn.At(n.Clock.Now()), Actor: "system", Tenant: e.Tenant, Action: "endpoint.disable", Target: e.ID,
-		Detail: map[string]any{"cause": "410"}})
+		Detail: map[string]any{"cause": cause}})
 	if err != nil {
 		return err
 	}
+	n.tell(ctx, e, typeDisabled, key, aboutEndpoint{e.ID, cause})
 	if err := n.Endpoints.ChangeEndpoint(ctx, e); err != nil {
 		return err
 	}
 	_ = streams.Changed(n.Conn, streams.TopicEndpoints)
 	_ = n.reload(ctx)
+	n.forget(ctx, e.ID)
 	_, err = n.Deliveries.Cancel(ctx, e.Tenant, e.ID, store.Skipped)
 	return err
 }

@@ -64,7 +64,7 @@ func TestADecisionReachesEveryEndpointOnce(t *testing.T) {
 	}
 }
 
-func TestBodies(t *testing.T) {
+func TestW05BodiesAreSentAsTheyAreStored(t *testing.T) {
 	w := newWorld(t)
 	r := newReceiver(t, nil)
 	w.endpoint("thin", r.URL+"/thin")
@@ -91,7 +91,7 @@ func TestBodies(t *testing.T) {
 	if diff := cmp.Diff(want, string(bodies["/full"])); diff != "" {
 		t.Error(diff)
 	}
-	for path, body := range bodies { // W05
+	for path, body := range bodies {
 		if stored := w.rows(path[1:])[0].Body; !bytes.Equal(stored, body) {
 			t.Errorf("stored %q, delivered %q", stored, body)
 		}

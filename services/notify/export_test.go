@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"crivo/pkg/stage"
 )
 
@@ -27,6 +29,6 @@ func Blocked(allow []netip.Prefix, address string) (https, http bool) {
 func Handler(ctx context.Context, cfg Config) (stage.Handler, error) {
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	n := &notifier{Config: cfg, lanes: map[string]*lane{}, hard: ended}
+	n := &notifier{Config: cfg, lanes: map[string]*lane{}, hard: ended, metrics: newMetrics(prometheus.NewRegistry())}
 	return n.Handle, n.reload(ctx)
 }

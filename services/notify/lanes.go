@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+
 	"crivo/pkg/stage"
 	"crivo/services/store"
 )
@@ -18,6 +20,7 @@ const (
 // lane delivers to one endpoint. Its queue and its workers are its own, so one that hangs costs the others nothing.
 type lane struct {
 	queue   chan *store.Delivery
+	judge   circuitbreaker.CircuitBreaker[any]
 	mu      sync.Mutex
 	workers int
 }
@@ -27,7 +30,7 @@ func (n *notifier) lane(endpoint string) *lane {
 	defer n.mu.Unlock()
 	l, ok := n.lanes[endpoint]
 	if !ok {
-		l = &lane{queue: make(chan *store.Delivery, laneQueue)}
+		l = &lane{queue: make(chan *store.Delivery, laneQueue), judge: newJudge()}
 		n.lanes[endpoint] = l
 	}
 	return l
@@ -37,7 +40,7 @@ func (n *notifier) lane(endpoint string) *lane {
 func (n *notifier) offer(ctx context.Context, rows []store.Delivery) {
 	var back []store.Delivery
 	for _, r := range rows {
-		if e, ok := (*n.endpoints.Load())[r.EndpointID]; !ok || e.Status != "active" {
+		if _, ok := n.sending(r.EndpointID); !ok {
 			back = append(back, r)
 			continue
 		}
@@ -52,6 +55,16 @@ func (n *notifier) offer(ctx context.Context, rows []store.Delivery) {
 	n.giveBack(ctx, back)
 }
 
+// sending returns an endpoint that may be sent to now.
+func (n *notifier) sending(id string) (store.Endpoint, bool) {
+	e, ok := (*n.endpoints.Load())[id]
+	_, broken := n.breaker(id)
+	return e, ok && e.Status == "active" && !broken
+}
+
+// free is the lease of a row that nobody holds.
+var free = time.UnixMilli(0)
+
 // giveBack makes rows due again at once. Those that another may hold by now are left alone.
 func (n *notifier) giveBack(ctx context.Context, rows []store.Delivery) {
 	now := n.Clock.Now()
@@ -60,7 +73,7 @@ func (n *notifier) giveBack(ctx context.Context, rows []store.Delivery) {
 		return
 	}
 	for i := range rows {
-		rows[i].LeasedUntil = time.UnixMilli(0)
+		rows[i].LeasedUntil = free
 	}
 	_ = n.Deliveries.Update(ctx, rows) // unheard, the lease runs out by itself
 }
@@ -83,9 +96,7 @@ func (n *notifier) serve(l *lane) {
 	for {
 		select {
 		case row := <-l.queue:
-			if n.hard.Err() == nil {
-				n.deliver(*row)
-			}
+			n.turn(l, *row)
 		default:
 			l.mu.Lock()
 			if len(l.queue) > 0 {
@@ -99,6 +110,52 @@ func (n *notifier) serve(l *lane) {
 	}
 }
 
+// turn makes the attempt of a row, or gives back all that waits with it where nothing may go out.
+func (n *notifier) turn(l *lane, row store.Delivery) {
+	switch e, ok := n.sending(row.EndpointID); {
+	case n.hard.Err() != nil:
+	case ok:
+		n.deliver(e, row, store.Breaker{})
+	default:
+		n.giveBack(n.hard, append(l.rest(), row))
+	}
+}
+
+// rest takes all that waits out of the queue.
+func (l *lane) rest() []store.Delivery {
+	var out []store.Delivery
+	for {
+		select {
+		case r := <-l.queue:
+			out = append(out, *r)
+		default:
+			return out
+		}
+	}
+}
+
+// mostDoubtful bounds what is remembered of inserts that failed; the leases of more run out by themselves.
+const mostDoubtful = 10_000
+
+// doubt remembers rows whose insert failed: those that are there all the same need not wait until their lease runs out.
+func (n *notifier) doubt(rows []store.Delivery) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, r := range rows[:min(len(rows), mostDoubtful-len(n.doubtful))] {
+		r.Body = nil // never written again
+		n.doubtful = append(n.doubtful, r)
+	}
+}
+
+// freeDoubtful makes them due, once: a second try could undo what became of them after the first.
+func (n *notifier) freeDoubtful(ctx context.Context) {
+	n.mu.Lock()
+	rows := n.doubtful
+	n.doubtful = nil
+	n.mu.Unlock()
+	n.giveBack(ctx, rows)
+}
+
 // poll finds what is due: later tries, rows given back, and rows whose process died.
 func (n *notifier) poll(ctx context.Context) {
 	for stage.Sleep(ctx, 250*time.Millisecond) == nil {
@@ -108,6 +165,7 @@ func (n *notifier) poll(ctx context.Context) {
 			continue
 		}
 		n.Health.Set("deliveries", "")
+		n.freeDoubtful(ctx)
 		for _, id := range due {
 			n.fetch(ctx, id)
 		}
@@ -126,6 +184,10 @@ func (n *notifier) fetch(ctx context.Context, id string) {
 		return
 	case e.Status != "active":
 		return // paused: rows wait
+	}
+	if b, broken := n.breaker(id); broken {
+		n.probe(ctx, e, b)
+		return
 	}
 	room := laneQueue - len(n.lane(id).queue)
 	if room < laneQueue/4 {
@@ -162,13 +224,7 @@ func (n *notifier) close() {
 	n.mu.Lock()
 	var rest []store.Delivery
 	for _, l := range n.lanes {
-		for len(l.queue) > 0 {
-			select {
-			case r := <-l.queue:
-				rest = append(rest, *r)
-			default:
-			}
-		}
+		rest = append(rest, l.rest()...)
 	}
 	n.mu.Unlock()
 	n.work.Wait()

@@ -3,11 +3,14 @@ package notify_test
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"crivo/services/store"
+	"crivo/streams"
 )
 
 func TestW17AnEndpointThatHangsStopsNoOther(t *testing.T) {
@@ -32,6 +35,51 @@ func TestW17AnEndpointThatHangsStopsNoOther(t *testing.T) {
 	}
 	close(release)
 	w.ended("hanging", 400, store.Delivered)
+}
+
+// The others of W17: of many endpoints one hangs, one answers errors and one is slow, and the rest get all there is meanwhile.
+// How fast is measured by test/load/webhooks.
+func TestW17TheHealthyGetAllWhileOthersAreSick(t *testing.T) {
+	const decisions, healthy = 40, 5
+	w := newWorld(t)
+	w.config.Schedule = nil
+	release := make(chan bool)
+	hold := func(_ http.ResponseWriter, req *http.Request, _ int) {
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+	}
+	hanging, failing := newReceiver(t, hold), newReceiver(t, status(http.StatusInternalServerError))
+	slow := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, n int) {
+		if n%10 == 0 {
+			hold(nil, req, n)
+		}
+	})
+	w.endpoint("hanging", hanging.URL)
+	w.endpoint("failing", failing.URL)
+	w.endpoint("slow", slow.URL)
+	r := newReceiver(t, nil)
+	for i := range healthy {
+		w.endpoint(fmt.Sprint("e", i), fmt.Sprint(r.URL, "/", i))
+	}
+	w.run()
+	w.decide(ids("x", decisions)...)
+	for i := range healthy {
+		w.ended(fmt.Sprint("e", i), decisions, store.Delivered)
+	}
+	if n := len(hanging.all()); n > 32 {
+		t.Errorf("%d requests at once to the one that hangs", n)
+	}
+	w.isBreaker("failing", store.BreakerOpen)
+	for _, row := range w.rows("hanging") {
+		if len(row.Attempts) > 0 {
+			t.Errorf("an attempt that hangs has ended: %+v", row.Attempts)
+		}
+	}
+	close(release)
+	w.ended("slow", decisions, store.Delivered)
+	w.ended("hanging", decisions, store.Delivered)
 }
 
 func TestAPausedEndpointWaitsAndThenDelivers(t *testing.T) {
@@ -133,6 +181,34 @@ func TestW20ARowWhoseLeaseRanOutInItsLaneIsNotTouched(t *testing.T) {
 	}
 }
 
+// W20: while a POST is under way its lease outlasts whatever it may take, and no other process sends it too.
+func TestW20ASlowPostIsNotSentAgainMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	release := make(chan bool)
+	r := newReceiver(t, func(http.ResponseWriter, *http.Request, int) { <-release })
+	w.endpoint("e", r.URL)
+	w.run()
+	w.another()
+	w.decide("x")
+	w.until("a POST", func() bool { return len(r.all()) == 1 })
+	row := w.rows("e")[0]
+	if left := row.LeasedUntil.Sub(row.CreatedAt); left <= w.config.Timeout {
+		t.Errorf("leased for %v, an attempt may take %v", left, w.config.Timeout)
+	}
+	for range 3 {
+		w.polled()
+	}
+	if n := len(r.all()); n != 1 {
+		t.Errorf("%d requests at once", n)
+	}
+	close(release)
+	w.ended("e", 1, store.Delivered)
+	w.polled()
+	if n := len(r.all()); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 func TestAStoreThatIsAwayLosesNothing(t *testing.T) {
 	w := newWorld(t)
 	r := newReceiver(t, nil)
@@ -171,6 +247,29 @@ func TestW21ARestartedBrokerStopsNothing(t *testing.T) {
 	w.ended("e", 2, store.Delivered)
 	w.restartBroker()
 	w.until("connected", w.config.Conn.IsConnected)
+	w.decide("after")
+	w.ended("e", 3, store.Delivered)
+}
+
+// W21: the broker comes back on an empty disk. The keeper makes the streams again; what was owed is sent, and so is what is new.
+func TestW21ABrokerThatComesBackEmptyStopsNothing(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	w.endpoint("e", r.URL)
+	w.run()
+	w.decide("before")
+	w.ended("e", 1, store.Delivered)
+	w.server.Close()
+	w.until("not ready", func() bool { return strings.Contains(fmt.Sprint(w.config.Health.Reasons()), "broker") })
+	w.must(os.RemoveAll(filepath.Join(w.dir, "nats")))
+	w.insert("e", time.UnixMilli(0)) // due while the broker is away
+	w.ended("e", 2, store.Delivered)
+	w.restartBroker()
+	w.until("connected", w.config.Conn.IsConnected)
+	w.until("streams", func() bool {
+		_, err := streams.Ensure(t.Context(), w.js, streams.Layout{Replicas: 1, SubmittedBytes: 64 << 20})
+		return err == nil
+	})
 	w.decide("after")
 	w.ended("e", 3, store.Delivered)
 }

@@ -10,6 +10,7 @@ type metrics struct {
 	attempts *prometheus.CounterVec
 	duration prometheus.Histogram
 	total    prometheus.Histogram
+	broken   prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -20,8 +21,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 3, 10)}),
 		total: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "crivo_webhook_delivery_seconds", Help: "From the row's making to its delivery.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 12)}),
+		broken: prometheus.NewGauge(prometheus.GaugeOpts{Name: "crivo_webhook_breakers_open", Help: "Endpoints whose breaker is not closed."}),
 	}
-	reg.MustRegister(m.attempts, m.duration, m.total)
+	reg.MustRegister(m.attempts, m.duration, m.total, m.broken)
 	return m
 }
 

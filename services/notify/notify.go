@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base32"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,14 +17,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 
-	"github.com/go-json-experiment/json"
-
 	"crivo/pkg/app"
 	"crivo/pkg/batch"
 	"crivo/pkg/failpoint"
 	"crivo/pkg/seal"
 	"crivo/pkg/stage"
-	"crivo/pkg/txn"
 	"crivo/services/audit"
 	"crivo/services/store"
 	"crivo/streams"
@@ -57,11 +55,13 @@ type Config struct {
 	app.Shell
 	Deliveries Deliveries
 	Endpoints  Endpoints
+	States     States
 	Keys       *seal.Keyring
 	Audit      audit.Record
 	Schedule   []time.Duration // empty: DefaultSchedule
 	Timeout    time.Duration   // of one attempt, all in all; 0: 15 s
 	Allow      []netip.Prefix  // the operator's own addresses: any port, plain http too
+	Resolver   *net.Resolver   // of receivers' names; nil: the system's
 	Version    string
 }
 
@@ -80,13 +80,16 @@ type notifier struct {
 	metrics   *metrics
 	endpoints atomic.Pointer[map[string]store.Endpoint] // by id
 	reading   sync.Mutex
-	readAt    time.Time // when the last reading of endpoints began
+	readAt    time.Time                                // when the last reading of endpoints began
+	broken    atomic.Pointer[map[string]store.Breaker] // by endpoint id; who is not in it is closed
+	moving    sync.Mutex
 	updates   *batch.Group[store.Delivery, struct{}]
 
-	mu    sync.Mutex
-	lanes map[string]*lane
-	work  sync.WaitGroup
-	hard  context.Context // ends when attempts under way must stop
+	mu       sync.Mutex
+	lanes    map[string]*lane
+	doubtful []store.Delivery // rows that may have been made
+	work     sync.WaitGroup
+	hard     context.Context // ends when attempts under way must stop
 
 	disabling sync.Mutex
 }
@@ -145,6 +148,9 @@ func (n *notifier) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := n.rereadBreakers(ctx); err != nil {
+		return err
+	}
 	n.readAt = began
 	next := make(map[string]store.Endpoint, len(all))
 	for _, e := range all {
@@ -158,6 +164,7 @@ func (n *notifier) read(ctx context.Context) error {
 		if _, ok := next[id]; !ok {
 			// Unheard, each row is cancelled when it is due.
 			_, _ = n.Deliveries.Cancel(ctx, e.Tenant, id, store.Cancelled)
+			n.forget(ctx, id)
 		}
 	}
 	return nil
@@ -186,13 +193,22 @@ func (n *notifier) Handle(ctx context.Context, batch []stage.Message) []stage.Re
 		made, err := n.owed(d, now)
 		rows, out[i].Err = append(rows, made...), err
 	}
+	if err := n.owe(ctx, rows); err != nil {
+		return unavailable(out, err)
+	}
+	return out
+}
+
+// owe makes rows and hands those that are new to their lanes. After an error any of them may be there.
+func (n *notifier) owe(ctx context.Context, rows []store.Delivery) error {
 	if len(rows) == 0 {
-		return out
+		return nil
 	}
 	added, err := n.Deliveries.Insert(ctx, rows)
 	failpoint.Hit("notify", "inserted")
 	if err != nil {
-		return unavailable(out, err)
+		n.doubt(rows)
+		return err
 	}
 	fresh := rows[:0]
 	for i, r := range rows {
@@ -201,7 +217,7 @@ func (n *notifier) Handle(ctx context.Context, batch []stage.Message) []stage.Re
 		}
 	}
 	n.offer(ctx, fresh)
-	return out
+	return nil
 }
 
 // unavailable holds everything that is not at fault itself.
@@ -214,32 +230,53 @@ func unavailable(out []stage.Result, err error) []stage.Result {
 	return out
 }
 
-// owed returns a row for every endpoint that wants to hear of a decision.
+// owed returns the rows that a decision owes.
 func (n *notifier) owed(d event.Decided, now time.Time) ([]store.Delivery, error) {
-	var out []store.Delivery
 	bodies := map[string][]byte{}
+	return n.owing(occasion{tenant: d.Tenant, kind: TypeDecided, key: d.ID, transaction: d.ID,
+		body: func(form string) ([]byte, error) { return bodyFor(form, d, bodies) }}, now)
+}
+
+// occasion is what endpoints are told of. Its webhook id hashes tenant, key and kind.
+type occasion struct {
+	tenant, kind, key string
+	transaction       string                            // empty where it is about none
+	except            string                            // an endpoint that is not told
+	body              func(form string) ([]byte, error) // by the endpoint's payload
+}
+
+// owing returns a row for every endpoint that wants to hear of an occasion. What cannot go out at once is nobody's from the start.
+func (n *notifier) owing(o occasion, now time.Time) ([]store.Delivery, error) {
+	var out []store.Delivery
 	for _, e := range *n.endpoints.Load() {
-		if e.Tenant != d.Tenant || e.Status == "disabled" || !wants(e.Events, TypeDecided) {
+		if e.Tenant != o.tenant || e.ID == o.except || e.Status == "disabled" || !wants(e.Events, o.kind) {
 			continue
 		}
-		body, err := bodyFor(e.Payload, d, bodies)
+		body, err := o.body(e.Payload)
 		if err != nil {
 			return nil, stage.Reject(err)
 		}
-		id, err := n.webhookID(d.Tenant, d.ID, TypeDecided)
+		id, err := n.webhookID(o.tenant, o.key, o.kind)
 		if err != nil {
 			return nil, stage.Unavailable(err)
 		}
-		out = append(out, store.Delivery{ID: "dlv_" + rand.Text(), Tenant: d.Tenant, EndpointID: e.ID, TransactionID: d.ID, WebhookID: id,
-			Type: TypeDecided, Body: body, Status: store.Pending, NextAttemptAt: now, CreatedAt: now,
-			LeasedUntil: now.Add(n.Timeout + leaseBeyond)})
+		row := store.Delivery{ID: "dlv_" + rand.Text(), Tenant: o.tenant, EndpointID: e.ID, TransactionID: o.transaction, WebhookID: id,
+			Type: o.kind, Body: body, Status: store.Pending, NextAttemptAt: now, CreatedAt: now, LeasedUntil: free}
+		if _, ok := n.sending(e.ID); ok {
+			row.LeasedUntil = now.Add(n.Timeout + leaseBeyond)
+		}
+		out = append(out, row)
 	}
 	return out, nil
 }
 
-// wants tells whether an endpoint's filter, types or prefixes such as transaction.*, lets a type through; empty is all.
+// wants tells whether an endpoint's filter, types or prefixes such as transaction.*, lets a type through. Empty is all about
+// transactions: of webhooks only those hear who ask, or one endpoint's trouble would come to all others a hundredfold.
 func wants(filter []string, kind string) bool {
-	return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool {
+	if len(filter) == 0 {
+		return strings.HasPrefix(kind, "transaction.")
+	}
+	return slices.ContainsFunc(filter, func(f string) bool {
 		prefix, star := strings.CutSuffix(f, "*")
 		return f == kind || star && strings.HasPrefix(kind, prefix)
 	})
@@ -282,11 +319,7 @@ func bodyFor(form string, d event.Decided, made map[string][]byte) ([]byte, erro
 		}
 		data = &thin{d.ID, public.Verdict.Decision, public.Score, public.RiskBand, codes}
 	}
-	body, err := json.Marshal(struct {
-		Type      string   `json:"type"`
-		Timestamp txn.Time `json:"timestamp"`
-		Data      any      `json:"data"`
-	}{TypeDecided, d.DecidedAt, data}, json.Deterministic(true))
+	body, err := envelope(TypeDecided, d.DecidedAt, data)
 	made[form] = body
 	return body, err
 }

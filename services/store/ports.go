@@ -75,6 +75,8 @@ type Registry interface {
 	// State returns what a service last put under a name, or ErrNotFound.
 	State(ctx context.Context, name string) ([]byte, error)
 	PutState(ctx context.Context, name string, value []byte) error
+	// SwapState puts a value where from stands (nil: nothing does) and returns ErrChanged where it does not.
+	SwapState(ctx context.Context, name string, from, to []byte) error
 	// Record appends one act to the audit log.
 	Record(ctx context.Context, a Act) error
 	// Acts returns the newest limit acts, newest first.

@@ -131,11 +131,12 @@ type Endpoint struct {
 	ID          string            `json:"id"`
 	Tenant      string            `json:"-"`
 	URL         string            `json:"url"`
-	Events      []string          `json:"events"` // empty: all
+	Events      []string          `json:"events"` // empty: all about transactions
 	Description string            `json:"description,omitzero"`
 	Payload     string            `json:"payload"` // thin, full
 	Headers     map[string]string `json:"headers,omitzero"`
 	Status      string            `json:"status"` // active, paused, disabled
+	Breaker     string            `json:"-"`      // as shown; it is kept apart, see Breaker
 	Secrets     []Secret          `json:"-"`
 	CreatedAt   txn.Time          `json:"created_at"`
 	Version     int               `json:"-"` // counts changes, see Registry.ChangeEndpoint

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -15,9 +16,10 @@ type webhook struct {
 	body   []byte
 }
 
-// receiver is a client's own endpoint; it answers 204.
+// receiver is a client's own endpoint; it answers 204, or 500 while it is sick.
 type receiver struct {
 	id, secret string
+	sick       atomic.Bool
 	mu         sync.Mutex
 	got        []webhook
 }
@@ -35,6 +37,10 @@ func (c client) receive(t *testing.T, more string) *receiver {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.got = append(r.got, webhook{req.Header.Clone(), body})
+		if r.sick.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
 		w.WriteHeader(http.StatusNoContent)
 	})
 	made := c.post(t, "/v1/webhook-endpoints", fmt.Sprintf(`{"url":%q%s}`, url, more)).want(t, http.StatusCreated)

@@ -277,7 +277,7 @@ func (w *world) serve(ctx context.Context, p *process, s app.Shell) error {
 	case "persist":
 		return persist.Run(ctx, persist.Config{Shell: s, Transactions: p.handle})
 	case "notify":
-		return notify.Run(ctx, notify.Config{Shell: s, Deliveries: deliveries{w.rows, p.handle}, Endpoints: w.registry, Keys: w.keys, Audit: w.registry.Record})
+		return notify.Run(ctx, notify.Config{Shell: s, Deliveries: deliveries{w.rows, p.handle}, Endpoints: w.registry, States: w.registry, Keys: w.keys, Audit: w.registry.Record})
 	}
 	core, wait, err := decide.Open(ctx, seen{p.handle}, w.rules, validate.Config{Shell: s, Keys: w.keys}, engine)
 	if err != nil {

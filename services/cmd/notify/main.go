@@ -31,7 +31,7 @@ func main() {
 		}
 		defer func() { _ = db.Close(context.Background()) }()
 		registry := db.Registry()
-		return notify.Run(ctx, notify.Config{Shell: shell, Deliveries: db.Deliveries(), Endpoints: registry, Keys: keys, Audit: registry.Record,
+		return notify.Run(ctx, notify.Config{Shell: shell, Deliveries: db.Deliveries(), Endpoints: registry, States: registry, Keys: keys, Audit: registry.Record,
 			Schedule: s.WebhookSchedule, Timeout: s.WebhookTimeout, Allow: s.WebhookAllow, Version: process.Version})
 	}}))
 }

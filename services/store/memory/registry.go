@@ -64,6 +64,17 @@ func (r *Registry) PutState(_ context.Context, name string, value []byte) error 
 	return nil
 }
 
+// SwapState replaces from, or returns store.ErrChanged.
+func (r *Registry) SwapState(_ context.Context, name string, from, to []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if value, ok := r.states[name]; ok != (from != nil) || !bytes.Equal(value, from) {
+		return store.ErrChanged
+	}
+	r.states[name] = bytes.Clone(to)
+	return nil
+}
+
 // Tenants returns all tenants by id.
 func (r *Registry) Tenants(context.Context) ([]store.Tenant, error) {
 	r.mu.Lock()

@@ -196,6 +196,34 @@ func (r *Registry) PutState(ctx context.Context, name string, value []byte) erro
 	return r.put(ctx, states, record{ID: name}, value)
 }
 
+// SwapState replaces from, or returns store.ErrChanged.
+func (r *Registry) SwapState(ctx context.Context, name string, from, to []byte) error {
+	stands, err1 := json.Marshal(from)
+	next, err2 := json.Marshal(to)
+	if err := errors.Join(err1, err2); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	c := r.db.Collection(states)
+	if from == nil {
+		_, err := c.InsertOne(ctx, record{ID: name, Doc: string(next)})
+		if mongo.IsDuplicateKeyError(err) {
+			return store.ErrChanged
+		}
+		if err != nil {
+			return failed("state", err)
+		}
+		return nil
+	}
+	res, err := c.UpdateOne(ctx, bson.D{byID(name), {Key: "doc", Value: string(stands)}}, bson.D{{Key: "$set", Value: bson.D{{Key: "doc", Value: string(next)}}}})
+	switch {
+	case err != nil:
+		return failed("state", err)
+	case res.MatchedCount == 0:
+		return store.ErrChanged
+	}
+	return nil
+}
+
 // put replaces or adds one record, whose document is v as JSON.
 func (r *Registry) put(ctx context.Context, name string, x record, v any) error {
 	text, err := json.Marshal(v)

@@ -155,7 +155,6 @@ func (r *Registry) Acts(ctx context.Context, limit int) ([]store.Act, error) {
 	}, limit)
 }
 
-// put writes one document; its JSON is the statement's first argument.
 // State returns what was last put under a name, or store.ErrNotFound.
 func (r *Registry) State(ctx context.Context, name string) ([]byte, error) {
 	var value []byte
@@ -177,6 +176,23 @@ func (r *Registry) PutState(ctx context.Context, name string, value []byte) erro
 	return nil
 }
 
+// SwapState replaces from, or returns store.ErrChanged.
+func (r *Registry) SwapState(ctx context.Context, name string, from, to []byte) error {
+	statement, args := "UPDATE state SET value = ? WHERE name = ? AND value = ?", []any{to, name, from}
+	if from == nil {
+		statement, args = "INSERT OR IGNORE INTO state (value, name) VALUES (?,?)", args[:2]
+	}
+	res, err := r.write.ExecContext(ctx, statement, args...)
+	if err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	if n, _ := res.RowsAffected(); n == 0 {
+		return store.ErrChanged
+	}
+	return nil
+}
+
+// put writes one document; its JSON is the statement's first argument.
 func (r *Registry) put(ctx context.Context, statement string, document any, args ...any) error {
 	text, err := json.Marshal(document)
 	if err == nil {

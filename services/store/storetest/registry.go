@@ -219,6 +219,31 @@ func states(t *testing.T, open func(t *testing.T) store.Registry) {
 			}
 		}
 	})
+	t.Run("a state is swapped only where it is what the caller saw", func(t *testing.T) {
+		s, ctx := open(t), context.Background()
+		swap := func(from, to string, want error) {
+			t.Helper()
+			var seen []byte
+			if from != "" {
+				seen = []byte(from)
+			}
+			if err := s.SwapState(ctx, "a/$b", seen, []byte(to)); !errors.Is(err, want) {
+				t.Errorf("%q to %q: %v", from, to, err)
+			}
+		}
+		swap("absent", "x", store.ErrChanged)
+		swap("", "one", nil)
+		swap("", "again", store.ErrChanged)
+		swap("two", "x", store.ErrChanged)
+		swap("one", "two", nil)
+		swap("two", "two", nil)
+		if got, err := s.State(ctx, "a/$b"); err != nil || string(got) != "two" {
+			t.Errorf("%q %v", got, err)
+		}
+		if won := race(20, func(i int) bool { return s.SwapState(ctx, "a/$b", []byte("two"), fmt.Append(nil, i)) == nil }); won != 1 {
+			t.Errorf("%d of twenty swaps at once", won)
+		}
+	})
 }
 
 // ruleSets checks the versions of rule sets.

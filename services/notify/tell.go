@@ -1,0 +1,65 @@
+package notify
+
+import (
+	"context"
+
+	"github.com/go-json-experiment/json"
+
+	"crivo/pkg/txn"
+	"crivo/services/store"
+)
+
+// Event types about webhooks themselves, for the other endpoints of the tenant.
+const (
+	typeDisabled      = "endpoint.disabled"
+	typeBreakerOpened = "endpoint.breaker_opened"
+	typeBreakerClosed = "endpoint.breaker_closed"
+	typeExhausted     = "delivery.exhausted"
+)
+
+// aboutEndpoint is what an endpoint.* event says.
+type aboutEndpoint struct {
+	EndpointID string `json:"endpoint_id"`
+	Cause      string `json:"cause,omitempty"` // of disabled
+}
+
+// Why an endpoint is disabled.
+const (
+	causeGone    = "gone"    // it answered 410
+	causeFailing = "failing" // nothing succeeded for too long
+)
+
+// aboutDelivery is what delivery.exhausted says.
+type aboutDelivery struct {
+	EndpointID    string `json:"endpoint_id"`
+	DeliveryID    string `json:"delivery_id"`
+	TransactionID string `json:"transaction_id"`
+	Attempts      int    `json:"attempts"`
+}
+
+// tell lets the tenant's other endpoints that ask for it know of something that befell one of them. The same key is the same
+// event, told once. Nothing is told of a telling, or two endpoints that fail would go on for ever about each other.
+func (n *notifier) tell(ctx context.Context, about store.Endpoint, kind, key string, data any) {
+	now := n.Clock.Now()
+	body, err := envelope(kind, txn.At(now), data)
+	if err == nil {
+		var rows []store.Delivery
+		rows, err = n.owing(occasion{tenant: about.Tenant, kind: kind, key: key, except: about.ID,
+			body: func(string) ([]byte, error) { return body, nil }}, now)
+		if err == nil {
+			err = n.owe(ctx, rows)
+		}
+	}
+	if err != nil {
+		n.Log.Warn().Err(err).Str("endpoint", about.ID).Str("event", kind).Msg("other endpoints cannot be told")
+	}
+}
+
+// envelope is a webhook's body.
+func envelope(kind string, at txn.Time, data any) ([]byte, error) {
+	return json.Marshal(struct {
+		Type      string   `json:"type"`
+		Timestamp txn.Time `json:"timestamp"`
+		Data      any      `json:"data"`
+	}{kind, at, data}, json.Deterministic(true))
+}
