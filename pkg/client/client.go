@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -181,10 +182,10 @@ type searched struct {
 	Next  *string `json:"next_cursor"` // nil on the last page
 }
 
-// Outcome is what became of one transaction of a batch.
+// Outcome is what became of one transaction of a batch: where it stands, or an *[Error] such as Submit gives.
 type Outcome struct {
-	ID  string
-	Err error // nil: accepted; else an *Error such as Submit gives
+	State
+	Err error // nil: accepted
 }
 
 // Batch hands in up to 1,000 transactions, 4 MiB of JSON, in one request, and returns their outcomes in the same order. Those
@@ -196,7 +197,7 @@ func (c *Client) Batch(ctx context.Context, txs []txn.Transaction) ([]Outcome, e
 		if err != nil {
 			return nil, fmt.Errorf("transaction %d: %w", i, err)
 		}
-		bodies[i], left[i], out[i] = body, i, Outcome{ID: tx.ID}
+		bodies[i], left[i] = body, i
 	}
 	ctx, cancel := patient(ctx)
 	defer cancel()
@@ -205,14 +206,13 @@ func (c *Client) Batch(ctx context.Context, txs []txn.Transaction) ([]Outcome, e
 		if err != nil {
 			return nil, err
 		}
-		n := 0
-		for _, i := range left {
-			if mayRepeat(out[i].Err) {
-				err, left[n] = out[i].Err, i
-				n++
-			}
-		}
-		if left = left[:n]; n == 0 || p.rest(ctx, after(err)) != nil {
+		var asked time.Duration
+		left = slices.DeleteFunc(left, func(i int) bool {
+			asked = max(asked, after(out[i].Err))
+			out[i].ID = txs[i].ID
+			return !mayRepeat(out[i].Err)
+		})
+		if len(left) == 0 || p.rest(ctx, asked) != nil {
 			return out, nil
 		}
 	}
@@ -230,8 +230,11 @@ func (c *Client) batch(ctx context.Context, bodies []jsontext.Value, left []int,
 	}
 	var said struct {
 		Items []struct {
-			Index   int   `json:"index"`
-			Problem Error `json:",embed"`
+			Index    int    `json:"index"`
+			Body     State  `json:"body"` // where it is decided
+			Replayed bool   `json:"idempotent_replayed"`
+			Retry    uint16 `json:"retry_after"` // seconds
+			Problem  Error  `json:",embed"`
 		} `json:"items"`
 	}
 	if _, err := c.ask(ctx, request{method: http.MethodPost, path: "/v1/transactions/batch", body: body}, &said); err != nil {
@@ -240,14 +243,16 @@ func (c *Client) batch(ctx context.Context, bodies []jsontext.Value, left []int,
 	if len(said.Items) != len(left) {
 		return fmt.Errorf("a batch of %d was answered for %d", len(left), len(said.Items))
 	}
-	for _, item := range said.Items {
-		if item.Index < 0 || item.Index >= len(left) {
-			return fmt.Errorf("a batch of %d was answered for number %d", len(left), item.Index)
+	for n, item := range said.Items {
+		if item.Index != n {
+			return fmt.Errorf("number %d of a batch was answered as number %d", n, item.Index)
 		}
-		outcome := &out[left[item.Index]]
-		if outcome.Err = nil; item.Problem.Status/100 != 2 {
-			outcome.Err = &item.Problem
+		o := Outcome{State: item.Body}
+		if o.Replayed = item.Replayed; item.Problem.Status/100 != 2 {
+			item.Problem.RetryAfter = time.Duration(item.Retry) * time.Second
+			o.Err = &item.Problem
 		}
+		out[left[n]] = o
 	}
 	return nil
 }

@@ -328,18 +328,25 @@ func TestWaitEndsWithTheContext(t *testing.T) {
 func TestBatchTellsEachOutcomeAndRepeatsWhatFoundNoRoom(t *testing.T) {
 	in(t, 0, func(t *testing.T, ctx context.Context) {
 		c, f := edge(
-			says(207, `{"items":[{"index":0,"id":"a","status":202,"location":"/v1/transactions/a"},{"index":1,"id":"b","status":503,"detail":"no room"},`+
-				`{"index":2,"id":"c","status":422,"errors":[{"pointer":"/amount","code":"range","detail":"…"}]},{"index":3,"id":"d","status":503}]}`),
+			says(207, `{"items":[{"index":0,"id":"a","status":202,"location":"/v1/transactions/a"},{"index":1,"id":"b","status":503,"detail":"no room","retry_after":7},`+
+				`{"index":2,"id":"c","status":422,"errors":[{"pointer":"/amount","code":"range","detail":"…"}]},{"index":3,"status":429,"retry_after":1}]}`),
 			problem(503, "overload"),
-			says(207, `{"items":[{"index":1,"id":"d","status":200,"location":"/v1/transactions/d"},{"index":0,"id":"b","status":409}]}`))
+			says(207, `{"items":[{"index":0,"id":"b","status":409},{"index":1,"id":"d","status":200,"idempotent_replayed":true,"body":`+decided+`}]}`))
 		out, err := c.Batch(ctx, []txn.Transaction{payment("a"), payment("b"), payment("c"), payment("d")})
-		if err != nil || len(f.requests) != 3 {
+		if err != nil || len(f.requests) != 3 || f.requests[1].at < 7*time.Second {
 			t.Fatalf("%v after %+v", err, f.requests)
 		}
+		for i, want := range []struct {
+			id  string
+			err error
+		}{{"a", nil}, {"b", client.ErrConflict}, {"c", client.ErrRefused}, {"d", nil}} {
+			if o := out[i]; o.ID != want.id || !errors.Is(o.Err, want.err) || o.Replayed != (i == 3) || (o.Decision != nil) != (i == 3) {
+				t.Errorf("%+v", o)
+			}
+		}
 		var faults txn.Faults
-		if len(out) != 4 || out[0] != (client.Outcome{ID: "a"}) || out[3] != (client.Outcome{ID: "d"}) || !errors.Is(out[1].Err, client.ErrConflict) ||
-			!errors.Is(out[2].Err, client.ErrRefused) || !errors.As(out[2].Err, &faults) || faults[0].Pointer != "/amount" {
-			t.Errorf("%+v", out)
+		if !errors.As(out[2].Err, &faults) || faults[0].Pointer != "/amount" {
+			t.Errorf("faults %v", faults)
 		}
 		for i, want := range []string{"a b c d", "b d", "b d"} {
 			var sent []struct {
@@ -362,7 +369,7 @@ func TestBatchTellsEachOutcomeAndRepeatsWhatFoundNoRoom(t *testing.T) {
 func TestBatchThatFindsNoRoomSaysSoInTheEnd(t *testing.T) {
 	in(t, 10*time.Second, func(t *testing.T, ctx context.Context) {
 		c, _ := edge(says(207, `{"items":[{"index":0,"id":"a","status":503}]}`))
-		if out, err := c.Batch(ctx, []txn.Transaction{payment("a")}); err != nil || !errors.Is(out[0].Err, client.ErrUnavailable) {
+		if out, err := c.Batch(ctx, []txn.Transaction{payment("a")}); err != nil || !errors.Is(out[0].Err, client.ErrUnavailable) || out[0].ID != "a" {
 			t.Errorf("%+v, %v", out, err)
 		}
 		for _, items := range []string{``, `{"index":1,"status":202}`, `{"index":-1,"status":202}`} {

@@ -74,6 +74,29 @@ func TestEventsGoOnWhereTheyBroke(t *testing.T) {
 	})
 }
 
+func TestCommentsKeepAConnection(t *testing.T) {
+	in(t, 5*time.Minute, func(t *testing.T, ctx context.Context) {
+		c, f := edge(func(w http.ResponseWriter, r *http.Request) {
+			out, in := io.Pipe()
+			w.(*recorder).body = out
+			context.AfterFunc(r.Context(), func() { _ = in.CloseWithError(r.Context().Err()) })
+			go func() {
+				for range 8 {
+					time.Sleep(15 * time.Second)
+					_, _ = io.WriteString(in, ":\n\n")
+				}
+				_, _ = io.WriteString(in, event("1"))
+			}()
+		})
+		for _, err := range c.Events(ctx, "") {
+			if err != nil || len(f.requests) != 1 {
+				t.Errorf("%v after %d requests", err, len(f.requests))
+			}
+			break
+		}
+	})
+}
+
 func TestEventsEndWithAnError(t *testing.T) {
 	for name, tc := range map[string]struct {
 		answer http.HandlerFunc
