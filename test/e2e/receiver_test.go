@@ -15,7 +15,7 @@ type webhook struct {
 	body   []byte
 }
 
-// receiver is a client's own endpoint; it answers 204.
+// receiver is a client's own endpoint; it answers 204, and the document is held against what comes.
 type receiver struct {
 	id, secret string
 	mu         sync.Mutex
@@ -32,9 +32,13 @@ func (c client) receive(t *testing.T, more string) *receiver {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
+		got := webhook{req.Header.Clone(), body}
+		if err := document.checkDelivery(got); err != nil {
+			t.Errorf("%v %s\nagainst the document: %v", got.header, body, err)
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.got = append(r.got, webhook{req.Header.Clone(), body})
+		r.got = append(r.got, got)
 		w.WriteHeader(http.StatusNoContent)
 	}))
 	t.Cleanup(server.Close)
