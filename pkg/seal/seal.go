@@ -60,6 +60,19 @@ func (b *Box) Token(kind, value string) (string, error) {
 	return b.token(b.tokens.PrimaryID, kind, value)
 }
 
+// Tokens returns the tokens of value under every key of the tenant: what was made before a rotation has an older one's.
+func (b *Box) Tokens(kind, value string) ([]string, error) {
+	out := make([]string, 0, len(b.tokens.PRFs))
+	for key := range b.tokens.PRFs {
+		token, err := b.token(key, kind, value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, token)
+	}
+	return out, nil
+}
+
 // Matches tells whether token was made from kind and value, under the key that the token names.
 func (b *Box) Matches(token, kind, value string) (bool, error) {
 	name, _, _ := strings.Cut(token, ".")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -95,6 +96,10 @@ func TestRotationKeepsWhatWasMade(t *testing.T) {
 	}
 	if ok, err := a.Matches(token, "document", "1"); !ok || err != nil {
 		t.Errorf("old token: %v, %v", ok, err)
+	}
+	next, _ := a.Token("document", "1")
+	if all, err := a.Tokens("document", "1"); err != nil || len(all) != 2 || !slices.Contains(all, token) || !slices.Contains(all, next) {
+		t.Errorf("tokens %v, %v", all, err)
 	}
 	if plain, err := a.Open(sealed, nil); err != nil || string(plain) != "x" {
 		t.Errorf("old blob: %q, %v", plain, err)

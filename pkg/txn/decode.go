@@ -25,7 +25,8 @@ const (
 )
 
 // Decode reads and checks a transaction at the time now. A body that is no JSON object gives an error that wraps
-// [ErrMalformed]; fields at fault give [Faults], all of them at once and never a value.
+// [ErrMalformed]; fields at fault give [Faults], all of them at once and never a value, and beside them the id alone, where it
+// is a good one.
 func Decode(data []byte, now time.Time) (Transaction, error) {
 	r := &reader{dec: jsontext.NewDecoder(bytes.NewBuffer(data))}
 	if depth(data) > MaxDepth {
@@ -40,7 +41,7 @@ func Decode(data []byte, now time.Time) (Transaction, error) {
 		return Transaction{}, r.err
 	}
 	if len(r.faults) > 0 {
-		return Transaction{}, r.faults
+		return Transaction{ID: t.ID}, r.faults
 	}
 	return t, nil
 }

@@ -164,7 +164,7 @@ func TestATenantReachesItsOwnIntakeAndNothingElse(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, dir)
 	echo(t, s)
-	creds, err := s.TenantCreds("acme")
+	_, creds, err := s.TenantCreds("acme", time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func TestATenantReachesItsOwnIntakeAndNothingElse(t *testing.T) {
 func TestARestartKeepsCredentialsAndStreams(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, dir)
-	creds, err := s.TenantCreds("acme")
+	_, creds, err := s.TenantCreds("acme", time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 
@@ -58,6 +59,28 @@ func Provision(dir string) ([]string, error) {
 	return slices.Sorted(maps.Keys(files)), nil
 }
 
+// ClusterTenant makes a credential like [Server.TenantCreds] with the keys that [Provision] keeps in dir, and adds the tenant to
+// the servers' configuration there: they know it once they have read it again.
+func ClusterTenant(dir, tenant string, until time.Time) (id string, creds []byte, err error) {
+	for _, name := range []string{identityName, AuthFile} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return "", nil, fmt.Errorf("broker: %s holds no secrets of a cluster: %w", dir, err)
+		}
+	}
+	ids, err := openIdentities(filepath.Join(dir, identityName), dir)
+	if err != nil {
+		return "", nil, fmt.Errorf("broker: %w", err)
+	}
+	if id, creds, err = ids.tenantCreds(tenant, until); err != nil {
+		return "", nil, err
+	}
+	text, err := ids.config()
+	if err != nil {
+		return "", nil, fmt.Errorf("broker: %s: %w", AuthFile, err)
+	}
+	return id, creds, whole.Write(filepath.Join(dir, AuthFile), text)
+}
+
 // config is the part of a server's configuration that says whom it trusts.
 func (ids *identities) config() ([]byte, error) {
 	system, err := public(ids.system)
@@ -78,9 +101,20 @@ func (ids *identities) config() ([]byte, error) {
 	if err := ids.publishMain(); err != nil {
 		return nil, err
 	}
+	accounts := []string{system, account}
+	for _, tenant := range slices.Sorted(maps.Keys(ids.tenants)) {
+		key, err := public(ids.tenants[tenant])
+		if err == nil {
+			err = ids.publishTenant(tenant, ids.tenants[tenant])
+		}
+		if err != nil {
+			return nil, err
+		}
+		accounts = append(accounts, key)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Whom the servers trust. Made by crivo keys services.\noperator: %s\nsystem_account: %s\nresolver: MEMORY\nresolver_preload: {\n", operator, system)
-	for _, key := range []string{system, account} {
+	for _, key := range accounts {
 		token, err := ids.resolver.Fetch(key)
 		if err != nil {
 			return nil, err

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"reflect"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
@@ -32,31 +33,46 @@ func (s *Server) OperatorCreds(path string) error {
 	return whole.Write(path, creds)
 }
 
-// TenantCreds returns the text of a .creds file that may request tx.intake.<tenant> and nothing else. It works at once and
-// after every restart.
-func (s *Server) TenantCreds(tenant string) ([]byte, error) {
+// TenantCreds returns the text of a .creds file that may request tx.intake.<tenant> and nothing else, and the public key that
+// names it. It works at once and after every restart, until the time until where that is set.
+func (s *Server) TenantCreds(tenant string, until time.Time) (id string, creds []byte, err error) {
 	if s.ids == nil {
-		return nil, errOpen
+		return "", nil, errOpen
 	}
-	pair, err := s.ids.tenant(tenant)
+	return s.ids.tenantCreds(tenant, until)
+}
+
+func (ids *identities) tenantCreds(tenant string, until time.Time) (id string, creds []byte, err error) {
+	account, err := ids.tenant(tenant)
 	if err != nil {
-		return nil, fmt.Errorf("broker: account of tenant %s: %w", tenant, err)
+		return "", nil, fmt.Errorf("broker: account of tenant %s: %w", tenant, err)
 	}
-	creds, err := credentials(pair, tenant, jwt.Permissions{
+	token, pair, err := user(account, tenant, until, jwt.Permissions{
 		Pub: jwt.Permission{Allow: jwt.StringList{"tx.intake." + tenant}},
 		Sub: jwt.Permission{Allow: jwt.StringList{"_INBOX.>"}}, // private: the account is the tenant's alone
 	})
-	if err != nil {
-		return nil, fmt.Errorf("broker: credential of tenant %s: %w", tenant, err)
+	if err == nil {
+		creds, err = decorated(token, pair)
 	}
-	return creds, nil
+	if err == nil {
+		id, err = public(pair)
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("broker: credential of tenant %s: %w", tenant, err)
+	}
+	return id, creds, nil
 }
 
 func credentials(account nkeys.KeyPair, name string, limits jwt.Permissions) ([]byte, error) {
-	token, pair, err := user(account, name, limits)
+	token, pair, err := user(account, name, time.Time{}, limits)
 	if err != nil {
 		return nil, err
 	}
+	return decorated(token, pair)
+}
+
+// decorated is the text of a .creds file.
+func decorated(token string, pair nkeys.KeyPair) ([]byte, error) {
 	seed, err := pair.Seed()
 	if err != nil {
 		return nil, err

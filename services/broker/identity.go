@@ -181,8 +181,8 @@ func (ids *identities) publish(claims *jwt.AccountClaims, name string) error {
 	return ids.resolver.Store(claims.Subject, token)
 }
 
-// user signs a new user of account and returns its JWT and key.
-func user(account nkeys.KeyPair, name string, limits jwt.Permissions) (string, nkeys.KeyPair, error) {
+// user signs a new user of account, good until a time unless that is zero, and returns its JWT and key.
+func user(account nkeys.KeyPair, name string, until time.Time, limits jwt.Permissions) (string, nkeys.KeyPair, error) {
 	pair, err := nkeys.CreateUser()
 	if err != nil {
 		return "", nil, err
@@ -193,6 +193,9 @@ func user(account nkeys.KeyPair, name string, limits jwt.Permissions) (string, n
 	}
 	claims := jwt.NewUserClaims(key)
 	claims.Name, claims.Permissions = name, limits
+	if !until.IsZero() {
+		claims.Expires = until.Unix()
+	}
 	token, err := claims.Encode(account)
 	return token, pair, err
 }
@@ -203,7 +206,7 @@ func (s *Server) As(name string, publish, subscribe []string) (nats.Option, erro
 	if s.ids == nil {
 		return func(*nats.Options) error { return nil }, nil
 	}
-	token, pair, err := user(s.ids.account, name, limits(publish, subscribe))
+	token, pair, err := user(s.ids.account, name, time.Time{}, limits(publish, subscribe))
 	if err != nil {
 		return nil, fmt.Errorf("broker: user %s: %w", name, err)
 	}

@@ -74,29 +74,43 @@ func (s server) ask(ctx context.Context, method, path string, in, out any) error
 	return call(ctx, http.DefaultClient, method, strings.TrimRight(s.URL, "/")+path, key, body, out)
 }
 
-// call sends one request. An answer other than 2xx becomes an error that says what the problem document says.
-func call(ctx context.Context, client *http.Client, method, address, key string, body []byte, out any) error {
+// send sends one request. An answer other than 2xx becomes an error that says what the problem document says; any other is the
+// caller's to read and close.
+func send(ctx context.Context, client *http.Client, method, address, key string, body []byte, accept string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
-		return usage(err)
+		return nil, usage(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+key)
+	req.Header.Set("Accept", accept)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	res, err := client.Do(req)
+	if err != nil || res.StatusCode < 300 {
+		return res, err
+	}
+	defer res.Body.Close()
+	p := problem{Title: res.Status}
+	if data, err := io.ReadAll(io.LimitReader(res.Body, mostAnswer)); err == nil {
+		_ = json.Unmarshal(data, &p)
+	}
+	return nil, errors.New(p.String())
+}
+
+// mostAnswer bounds an answer that is read whole.
+const mostAnswer = 16 << 20
+
+// call is send for an answer that is read whole, into out, which may be nil.
+func call(ctx context.Context, client *http.Client, method, address, key string, body []byte, out any) error {
+	res, err := send(ctx, client, method, address, key, body, "application/json")
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(res.Body, 16<<20))
+	data, err := io.ReadAll(io.LimitReader(res.Body, mostAnswer))
 	if err != nil {
 		return err
-	}
-	if res.StatusCode >= 300 {
-		p := problem{Title: res.Status}
-		_ = json.Unmarshal(data, &p)
-		return errors.New(p.String())
 	}
 	if out == nil || len(data) == 0 {
 		return nil

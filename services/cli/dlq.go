@@ -7,12 +7,9 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
-	"text/tabwriter"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"crivo/services/config"
@@ -41,7 +38,12 @@ func (l *letterFilter) check(f *config.Faults) {
 			f.Add("where", "%q: only step and cause", name)
 		}
 	}
-	for _, at := range []struct{ name, text string }{{"from", l.From}, {"to", l.To}} {
+	checkTimes(f, l.From, l.To)
+}
+
+// checkTimes notes ends of a span that are no times; empty is none.
+func checkTimes(f *config.Faults, from, to string) {
+	for _, at := range []struct{ name, text string }{{"from", from}, {"to", to}} {
 		if _, err := time.Parse(time.RFC3339, at.text); at.text != "" && err != nil {
 			f.Add(at.name, "%q is no time such as 2026-11-22T23:05:11Z", at.text)
 		}
@@ -121,16 +123,7 @@ func (c *DLQListCmd) Run(ctx context.Context) error {
 	if err := c.columns(page, "id", "step", "cause", "tenant", "transaction_id", "attempts", "last_at", "detail"); err != nil {
 		return err
 	}
-	var more struct {
-		Next string `json:"next_cursor"`
-	}
-	if err := json.Unmarshal(page, &more); err != nil {
-		return err
-	}
-	if more.Next != "" && !c.JSON {
-		fmt.Printf("\nmore with --cursor %s\n", more.Next)
-	}
-	return nil
+	return c.more(page)
 }
 
 // DLQShowCmd shows a letter.
@@ -148,17 +141,7 @@ func (c *DLQShowCmd) Run(ctx context.Context) error {
 	if err := c.ask(ctx, http.MethodGet, lettersPath+"/"+url.PathEscape(c.ID), nil, &letter); err != nil {
 		return err
 	}
-	return c.print(letter, func() error {
-		var members map[string]any
-		if err := json.Unmarshal(letter, &members); err != nil {
-			return err
-		}
-		out := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
-		for _, name := range []string{"id", "step", "cause", "tenant", "transaction_id", "attempts", "first_at", "last_at", "detail", "stream", "subject", "message_id"} {
-			fmt.Fprintf(out, "%s\t%s\n", name, cell(members[name]))
-		}
-		return out.Flush()
-	})
+	return c.members(letter, "id", "step", "cause", "tenant", "transaction_id", "attempts", "first_at", "last_at", "detail", "stream", "subject", "message_id")
 }
 
 // DLQRedriveCmd redrives letters.

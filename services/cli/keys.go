@@ -2,9 +2,12 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
+	"regexp"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -31,11 +34,18 @@ type KeysCreateCmd struct {
 	Roles     []string      `help:"submit, read, admin, operator." default:"submit,read"`
 	Rate      float64       `help:"Requests a second at most; 0 is no limit." default:"0"`
 	ExpiresIn time.Duration `help:"How long it is good for; 0 is for ever." default:"0"`
+	NATS      bool          `help:"A credential for NATS instead: it may request the tenant's intake and nothing else." name:"nats" typed:""`
+	Out       string        `help:"File for that; TENANT.creds without it." placeholder:"FILE"`
+	Dir       string        `help:"Folder of a NATS cluster's secrets, made by crivo keys services; without it the server is asked, which is right for crivo up." placeholder:"DIR"`
 }
 
-// Help shows an example.
+// Help shows examples.
 func (KeysCreateCmd) Help() string {
-	return "Example:\n\n  crivo keys create --roles submit --rate 100 --expires-in 720h"
+	return `Examples:
+
+  crivo keys create --roles submit --rate 100 --expires-in 720h
+  crivo keys create --nats --tenant acme
+  crivo keys create --nats --tenant acme --dir ./secrets`
 }
 
 // Check finds limits that would be none.
@@ -47,11 +57,75 @@ func (c *KeysCreateCmd) Check() config.Faults {
 	if c.ExpiresIn < 0 {
 		f.Add("expires-in", "%s: zero or more", c.ExpiresIn)
 	}
+	switch {
+	case !c.NATS && (c.Out != "" || c.Dir != ""):
+		f.Add("nats", "--out and --dir go with it")
+	case c.NATS && c.Rate != 0:
+		f.Add("rate", "a credential for NATS has none")
+	case c.NATS && !goodTenant.MatchString(c.Tenant):
+		f.Add("tenant", "%q: 1 to 32 of a-z 0-9 -, whose intake the credential is for", c.Tenant)
+	}
 	return f
+}
+
+var goodTenant = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+
+// natsKey is a credential that was made.
+type natsKey struct {
+	ID    string `json:"id"`
+	Creds string `json:"creds,omitzero"`
+	File  string `json:"file"`
+}
+
+// nats makes a credential, keeps it in a file of its own and prints where. A file that is there is somebody's.
+func (c *KeysCreateCmd) nats(ctx context.Context) error {
+	made := natsKey{File: c.Out}
+	if made.File == "" {
+		made.File = c.Tenant + ".creds"
+	}
+	file, err := os.OpenFile(made.File, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err = c.makeNATS(ctx, &made); err == nil {
+		_, err = file.WriteString(made.Creds)
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return errors.Join(err, os.Remove(made.File))
+	}
+	made.Creds = "" // it is in the file
+	if c.JSON {
+		return printJSON(made)
+	}
+	fmt.Printf("id    %s\nfile  %s\n", made.ID, made.File)
+	if c.Dir != "" {
+		fmt.Printf("\nHave the NATS servers read %s again: nats-server --signal reload\n", filepath.Join(c.Dir, broker.AuthFile))
+	}
+	return nil
+}
+
+func (c *KeysCreateCmd) makeNATS(ctx context.Context, made *natsKey) error {
+	if c.Dir == "" {
+		body := map[string]any{"tenant": c.Tenant, "nats": true}
+		if c.ExpiresIn > 0 {
+			body["expires_at"] = fromNow(c.ExpiresIn)
+		}
+		return c.ask(ctx, http.MethodPost, "/v1/keys", body, made)
+	}
+	var until time.Time
+	if c.ExpiresIn > 0 {
+		until = time.Now().Add(c.ExpiresIn)
+	}
+	id, creds, err := broker.ClusterTenant(c.Dir, c.Tenant, until)
+	made.ID, made.Creds = id, string(creds)
+	return err
 }
 
 // Run makes and prints.
 func (c *KeysCreateCmd) Run(ctx context.Context) error {
+	if c.NATS {
+		return c.nats(ctx)
+	}
 	body := map[string]any{"roles": c.Roles}
 	if c.Tenant != "" {
 		body["tenant"] = c.Tenant

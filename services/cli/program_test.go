@@ -198,6 +198,16 @@ func TestAWrongCallIsStatusTwoAndNamesEveryFault(t *testing.T) {
 		"bench's own file":             {[]string{"bench", "--file", "nowhere.csv"}, []string{"nowhere.csv"}},
 		"a list":                       {[]string{"lists", "add", "ip", "--value", "x", "--expires-in=-1h", "--url", "here"}, []string{"url: ", "expires-in: "}},
 		"a missing argument":           {[]string{"endpoints", "create"}, []string{`expected "<receiver>"`}},
+		"no change":                    {[]string{"endpoints", "update", "ep_x"}, []string{"nothing to change"}},
+		"changes that contradict":      {[]string{"endpoints", "update", "ep_x", "--events", "a", "--all-events", "--header", "A=b", "--no-headers"}, []string{"all-events: ", "no-headers: "}},
+		"a grace of parts":             {[]string{"endpoints", "rotate-secret", "ep_x", "--grace", "10ms"}, []string{"grace: "}},
+		"a replay of nothing":          {[]string{"endpoints", "replay", "ep_x"}, []string{"from: must be given"}},
+		"a replay of rubbish":          {[]string{"endpoints", "replay", "ep_x", "--from", "now", "--to", "then", "--show"}, []string{"from: ", "to: ", "show: "}},
+		"deliveries":                   {[]string{"deliveries", "list", "--limit", "501"}, []string{"limit: "}},
+		"a tenant's deadline":          {[]string{"tenants", "create", "x", "--deadline", "6s"}, []string{"deadline: "}},
+		"a NATS key of nobody":         {[]string{"keys", "create", "--nats", "--rate", "2"}, []string{"rate: "}},
+		"a NATS key for all":           {[]string{"keys", "create", "--nats", "--tenant", "*"}, []string{"tenant: "}},
+		"a file for an API key":        {[]string{"keys", "create", "--out", "x"}, []string{"nats: "}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -310,6 +320,7 @@ func TestTheWholeSystemStartsDecidesIsLookedAtAndStartsAgain(t *testing.T) {
 	lookedAt(t, dir, u.nats)
 	secondRefused(t, dir, u.cmd.Process.Pid)
 	followUp(t, u)
+	operated(t, u)
 	if code := u.stop(); code != 0 {
 		t.Fatalf("status %d, logged\n%s", code, u.log)
 	}

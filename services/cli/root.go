@@ -16,18 +16,21 @@ import (
 type root struct {
 	Config string `help:"YAML file of settings, named like the flags; flags and environment win over it." placeholder:"FILE"`
 
-	Up        UpCmd        `cmd:"" help:"Run the whole system in one process."`
-	Submit    SubmitCmd    `cmd:"" help:"Send transactions from files."`
-	Bench     BenchCmd     `cmd:"" help:"Measure a system under open-loop load."`
-	Endpoints EndpointsCmd `cmd:"" help:"Webhook endpoints: create, list, delete."`
-	DLQ       DLQCmd       `cmd:"" name:"dlq" help:"Dead letters: list, show, redrive, discard."`
-	Keys      KeysCmd      `cmd:"" help:"API keys: create, list, delete."`
-	Lists     ListsCmd     `cmd:"" help:"Lists that transactions are checked against: add, list, remove."`
-	Rules     RulesCmd     `cmd:"" help:"Versions of rule sets: list, show."`
-	Streams   StreamsCmd   `cmd:"" help:"Streams and consumers of a broker: apply, show, diff."`
-	Settings  ConfigCmd    `cmd:"" name:"config" help:"Print the effective configuration of up, secrets masked."`
-	Health    HealthCmd    `cmd:"" help:"Ask a process whether it is well."`
-	Version   VersionCmd   `cmd:"" help:"Print the version."`
+	Up         UpCmd         `cmd:"" help:"Run the whole system in one process."`
+	Submit     SubmitCmd     `cmd:"" help:"Send transactions from files."`
+	Bench      BenchCmd      `cmd:"" help:"Measure a system under open-loop load."`
+	Endpoints  EndpointsCmd  `cmd:"" help:"Webhook endpoints: create, list, show, update, pause, resume, rotate-secret, test, replay, delete."`
+	Deliveries DeliveriesCmd `cmd:"" help:"Webhooks that are owed or were sent: list, show, resend."`
+	DLQ        DLQCmd        `cmd:"" name:"dlq" help:"Dead letters: list, show, redrive, discard."`
+	Keys       KeysCmd       `cmd:"" help:"API keys: create, list, delete."`
+	Tenants    TenantsCmd    `cmd:"" help:"Tenants: create, list."`
+	Lists      ListsCmd      `cmd:"" help:"Lists that transactions are checked against: add, list, remove."`
+	Rules      RulesCmd      `cmd:"" help:"Versions of rule sets: list, show."`
+	Search     SearchCmd     `cmd:"" help:"Find what was decided; the queue of reviews; exports."`
+	Streams    StreamsCmd    `cmd:"" help:"Streams and consumers of a broker: apply, show, diff."`
+	Settings   ConfigCmd     `cmd:"" name:"config" help:"Print the effective configuration of up, secrets masked."`
+	Health     HealthCmd     `cmd:"" help:"Ask a process whether it is well."`
+	Version    VersionCmd    `cmd:"" help:"Print the version."`
 }
 
 // Main runs crivo with args and returns its exit status: 0 done, 1 failed, 2 wrongly called.

@@ -36,7 +36,8 @@ func (u *upped) parts() []*service {
 		{name: "edge", run: u.edge},
 		{name: "keeper", run: func(ctx context.Context, s app.Shell) error {
 			return keeper.Run(ctx, keeper.Config{Shell: s, Transactions: u.stores.transactions, RuleSets: u.stores.registry, Rules: u.rules.Current(),
-				Layout: u.Layout(), Tenants: u.stores.registry.Tenants, State: u.stores.registry, Deliveries: u.stores.expirer, Holder: u.holder()})
+				Layout: u.Layout(), Tenants: u.stores.registry.Tenants, State: u.stores.registry, Deliveries: u.stores.expirer,
+				Replays: u.stores.registry, Outbox: u.stores.deliveries, Holder: u.holder()})
 		}},
 		{name: "enrich", run: func(ctx context.Context, s app.Shell) error {
 			return enrich.Run(ctx, enrich.Config{Shell: s, Features: u.stores.features, RuleSet: func() txn.RuleSet { return u.rules.Current().Ref() }})
@@ -68,9 +69,17 @@ func (u *upped) edge(ctx context.Context, s app.Shell) error {
 	}
 	defer wait()
 	return edge.Run(ctx, edge.Config{Shell: s, Listener: u.http, TLS: certificate, InsecureHTTP: u.InsecureHTTP,
-		Transactions: u.stores.transactions, Decider: core.Guard, Registry: u.stores.registry, Deliveries: u.stores.deliveries, Keys: u.keys,
+		Transactions: u.stores.transactions, Decider: core.Guard, DryRun: core.Decide, Registry: u.stores.registry, Deliveries: u.stores.deliveries, Keys: u.keys,
 		Audit: u.stores.registry.Record, Instance: strings.ToLower(rand.Text()), MaxInFlight: u.MaxInFlight, BootstrapKey: u.apiKey,
-		Allow: u.WebhookAllow, Version: Version})
+		Allow: u.WebhookAllow, NATSKey: u.natsKey(), Version: Version})
+}
+
+// natsKey makes credentials of the embedded broker, where somebody can reach it.
+func (u *upped) natsKey() edge.NATSKey {
+	if u.broker == nil || u.broker.URL() == "" {
+		return nil
+	}
+	return u.broker.TenantCreds
 }
 
 // start runs every service on a connection and under a context of its own, so that they can be stopped one by one.

@@ -168,7 +168,7 @@ func (usageError) ExitCode() int   { return 2 }
 func (e usageError) Unwrap() error { return e.error }
 
 func help(v *kong.Value) string {
-	if v.Flag == nil || v.Flag.Name == "help" {
+	if v.Flag == nil || v.Flag.Name == "help" || typed(v.Flag) {
 		return kong.DefaultHelpValueFormatter(v)
 	}
 	suffix := "$" + Env(v.Flag.Name)
@@ -238,12 +238,15 @@ func (l *layers) file(path string, flags []*kong.Flag) {
 	}
 }
 
+// typed tells whether a flag is a part of one command, and its name in the environment another command's setting.
+func typed(flag *kong.Flag) bool { return flag.Tag.Has("typed") }
+
 // Validate is part of kong.Resolver.
 func (l *layers) Validate(*kong.Application) error { return nil }
 
 // Resolve is part of kong.Resolver.
 func (l *layers) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	if flag.Name == "help" {
+	if flag.Name == "help" || typed(flag) {
 		return nil, nil
 	}
 	env := Env(flag.Name)

@@ -4,7 +4,6 @@ package decide
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"crivo/pkg/stage"
@@ -35,8 +34,17 @@ func Open(ctx context.Context, features enrich.Reader, live *rules.Live, lists v
 	return c, wait, nil
 }
 
-// Guard is the decision on transactions that the pipeline is late with, in order: see edge.Decider.
+// Guard is the decision on transactions that the pipeline is late with, and says so: see edge.Decider.
 func (c Core) Guard(ctx context.Context, txs []event.Submitted) []event.Scored {
+	out := c.Decide(ctx, txs)
+	for i := range out {
+		out[i].Degraded = append([]string{"guard: pipeline late"}, out[i].Degraded...)
+	}
+	return out
+}
+
+// Decide is what the pipeline would decide, in order, if no provider answered it: see edge.Decider.
+func (c Core) Decide(ctx context.Context, txs []event.Submitted) []event.Scored {
 	events := make([]enrich.Event, len(txs))
 	for i, in := range txs {
 		events[i] = enrich.EventOf(in, 0)
@@ -67,7 +75,6 @@ func (c Core) peek(ctx context.Context, events []enrich.Event, patience time.Dur
 // one decides a single transaction; one that makes a core panic gets what the pipeline would have given it, a review.
 func (c Core) one(ctx context.Context, in event.Submitted, e enrich.Event, histories []enrich.History) (out event.Scored) {
 	enriched := enrich.Add(in, e, histories, c.RuleSet())
-	enriched.Degraded = slices.Insert(enriched.Degraded, 0, "guard: pipeline late")
 	defer func() {
 		if recover() != nil {
 			out = faulted(enriched)

@@ -35,13 +35,17 @@ type acceptance struct {
 	replayed bool
 }
 
-// accept is the one way in, for HTTP and NATS alike: decode, seal, claim, publish. The returned error is one of the table's.
+// accept is the one way in, for HTTP and NATS alike: decode, then claim. The returned error is one of the table's.
 func (e *edge) accept(ctx context.Context, tenant store.Tenant, body []byte, trace string) (acceptance, error) {
-	now := e.Clock.Now()
-	tx, err := txn.Decode(body, now)
+	tx, err := txn.Decode(body, e.Clock.Now())
 	if err != nil {
 		return acceptance{}, err
 	}
+	return e.claim(ctx, tenant, tx, trace)
+}
+
+// claim takes in what was decoded: seal, claim, publish. The deadline runs from here.
+func (e *edge) claim(ctx context.Context, tenant store.Tenant, tx txn.Transaction, trace string) (acceptance, error) {
 	if !e.flights.board(e.MaxInFlight) {
 		return acceptance{}, errOverload
 	}
@@ -50,7 +54,7 @@ func (e *edge) accept(ctx context.Context, tenant store.Tenant, body []byte, tra
 	if err != nil {
 		return acceptance{}, fmt.Errorf("keys of %s: %w", tenant.ID, err)
 	}
-	claim, err := claimOf(box, tenant, tx, now)
+	claim, err := claimOf(box, tenant, tx, e.Clock.Now())
 	if err != nil {
 		return acceptance{}, err
 	}

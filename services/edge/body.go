@@ -26,32 +26,45 @@ const (
 	bodyTime = 10 * time.Second
 )
 
-// readBody returns the whole body within the limits of size, type and time.
+// readBody returns a whole body of application/json within the limits of size and time.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || kind != "application/json" {
+	if mediaType(r) != "application/json" {
 		return nil, errMediaType
 	}
-	if r.ContentLength > maxBody {
-		return nil, errTooLarge
+	return readUpTo(w, r, maxBody, errTooLarge)
+}
+
+// mediaType is that of a request's body, empty when it is none.
+func mediaType(r *http.Request) string {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return kind
+}
+
+// readUpTo returns a whole body of at most so many bytes, unpacked; one that is larger is tooLarge.
+func readUpTo(w http.ResponseWriter, r *http.Request, most int, tooLarge error) ([]byte, error) {
+	if r.ContentLength > int64(most) {
+		return nil, tooLarge
 	}
 	if rec, ok := w.(*recorder); ok {
 		rec.read = true
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // the server lifts it at the body's end
-	in, err := unpacked(r.Header.Get("Content-Encoding"), http.MaxBytesReader(w, r.Body, maxBody))
+	in, err := unpacked(r.Header.Get("Content-Encoding"), http.MaxBytesReader(w, r.Body, int64(most)), most)
 	if err != nil {
-		return nil, err
+		return nil, bodyFault(err, tooLarge)
 	}
 	var out bytes.Buffer
 	if r.ContentLength > 0 {
 		out.Grow(int(r.ContentLength) + 512)
 	}
 	if _, err := out.ReadFrom(in); err != nil {
-		return nil, bodyFault(err)
+		return nil, bodyFault(err, tooLarge)
 	}
-	if out.Len() > maxBody {
-		return nil, errTooLarge
+	if out.Len() > most {
+		return nil, tooLarge
 	}
 	return out.Bytes(), nil
 }
@@ -68,27 +81,29 @@ func leaveUnread(w http.ResponseWriter, r *http.Request) {
 }
 
 // unpacked reads through a content coding. The limit counts unpacked bytes, so that a small body cannot become a large one.
-func unpacked(coding string, in io.Reader) (io.Reader, error) {
+func unpacked(coding string, in io.Reader, most int) (io.Reader, error) {
 	switch strings.ToLower(coding) {
 	case "", "identity":
 		return in, nil
 	case "gzip", "x-gzip":
 		out, err := gzip.NewReader(in)
 		if err != nil {
-			return nil, bodyFault(err)
+			return nil, err
 		}
-		return io.LimitReader(out, maxBody+1), nil
+		return io.LimitReader(out, int64(most)+1), nil
 	}
 	return nil, errEncoding
 }
 
 // bodyFault tells a body that is too large or too slow from one that is broken.
-func bodyFault(err error) error {
+func bodyFault(err, tooLarge error) error {
 	var large *http.MaxBytesError
 	var network net.Error
 	switch {
+	case errors.Is(err, errEncoding):
+		return err
 	case errors.As(err, &large):
-		return errTooLarge
+		return tooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return errSlowBody
 	}
@@ -128,6 +143,17 @@ func (m members) decode(data []byte) error {
 		}
 	}
 	return orNil(faults)
+}
+
+// within reads the value of a member that is an object itself, at a place.
+func (m members) within(place string, value jsontext.Value) (faults txn.Faults) {
+	if err := m.decode(value); !errors.As(err, &faults) && err != nil {
+		return txn.Faults{{Pointer: place, Code: txn.WrongType, Detail: "is of another type"}} // all else was seen in the whole
+	}
+	for i := range faults {
+		faults[i].Pointer = place + faults[i].Pointer
+	}
+	return faults
 }
 
 // orNil returns faults as an error only where there are some.

@@ -103,7 +103,7 @@ func inBubbleWith(t *testing.T, silent bool, guard edge.Decider, do func(b *bubb
 		b.served, err = edge.Serve(t.Context(), edge.Config{
 			Shell: app.Shell{JS: b.broker, Clock: app.NewClock(nil), Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(),
 				Health: &app.Health{}},
-			Transactions: b.store, Decider: guard, Registry: registry, Keys: keys, Instance: "a", Audit: registry.Record, MaxInFlight: 100, BootstrapKey: bootstrap,
+			Transactions: b.store, Decider: guard, DryRun: guard, Registry: registry, Keys: keys, Instance: "a", Audit: registry.Record, MaxInFlight: 100, BootstrapKey: bootstrap,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 type deliveryAnswer struct {
 	ID            string          `json:"id"`
 	EndpointID    string          `json:"endpoint_id"`
-	TransactionID string          `json:"transaction_id"`
+	TransactionID string          `json:"transaction_id,omitzero"` // a test has none
 	WebhookID     string          `json:"webhook_id"`
 	Type          string          `json:"type"`
 	Status        string          `json:"status"`

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -78,6 +80,21 @@ func (m *member) allow() error {
 	}
 	taken.Cancel()
 	return later{errRate, wait}
+}
+
+// policy names a key's rate in the headers that tell of it.
+const policy = `"key"`
+
+// limits tells a client what its key's rate is, what is left of it, and in how many seconds there is one more
+// (draft-ietf-httpapi-ratelimit-headers-11). The window is the time in which all that may come at once comes back.
+func (m *member) limits(h http.Header) {
+	if m.limiter == nil {
+		return
+	}
+	perSecond, left := float64(m.limiter.Limit()), max(0, m.limiter.Tokens())
+	up := func(seconds float64) int { return int(math.Ceil(min(seconds, 1e9))) }
+	h.Set("RateLimit-Policy", fmt.Sprintf("%s;q=%d;w=%d", policy, m.limiter.Burst(), up(float64(m.limiter.Burst())/perSecond)))
+	h.Set("RateLimit", fmt.Sprintf("%s;r=%d;t=%d", policy, int(left), up((math.Floor(left)+1-left)/perSecond)))
 }
 
 // reload reads keys and tenants again; a key whose rate stays keeps what is left of its allowance.

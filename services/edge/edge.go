@@ -34,6 +34,8 @@ type Transactions interface {
 	Raise(ctx context.Context, r store.Raise) (store.Entry, error)
 	Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error)
 	Announced(ctx context.Context, keys []store.Key) error
+	Search(ctx context.Context, q store.Query) ([]store.Found, string, error)
+	Dispose(ctx context.Context, key store.Key, d store.Disposition) (store.Entry, error)
 	Ping(ctx context.Context) error
 }
 
@@ -46,6 +48,9 @@ type Registry interface {
 	DeleteKey(ctx context.Context, tenant, id string) error
 	Endpoints(ctx context.Context) ([]store.Endpoint, error)
 	PutEndpoint(ctx context.Context, e store.Endpoint) error
+	ChangeEndpoint(ctx context.Context, e store.Endpoint) error
+	Replays(ctx context.Context) ([]store.Replay, error)
+	PutReplay(ctx context.Context, r store.Replay) error
 	DeleteEndpoint(ctx context.Context, tenant, id string) error
 	ListPage(ctx context.Context, q store.ListQuery) ([]store.ListEntry, string, error)
 	PutListEntry(ctx context.Context, e store.ListEntry) (store.ListEntry, error)
@@ -54,11 +59,17 @@ type Registry interface {
 	RuleSet(ctx context.Context, name string, version int) (store.RuleSet, error)
 }
 
-// Deliveries is what the edge shows of webhooks.
+// Deliveries is what the edge shows of webhooks, and has sent once more.
 type Deliveries interface {
 	Get(ctx context.Context, tenant, id string) (store.Delivery, error)
 	List(ctx context.Context, q store.DeliveryQuery) ([]store.Delivery, string, error)
+	Insert(ctx context.Context, rows []store.Delivery) ([]bool, error)
+	Resend(ctx context.Context, r store.Resend) error
 }
+
+// NATSKey makes the text of a .creds file that may request a tenant's intake by NATS and nothing else, good until a time unless that
+// is zero, and what names it.
+type NATSKey func(tenant string, until time.Time) (id string, creds []byte, err error)
 
 // Config is what the service needs.
 type Config struct {
@@ -68,12 +79,14 @@ type Config struct {
 	InsecureHTTP bool        // allow plain http beyond loopback
 	Transactions Transactions
 	Decider      Decider // nil: what the pipeline is late with is late
+	DryRun       Decider // what a dry run asks
 	Registry     Registry
 	Deliveries   Deliveries
 	Keys         *seal.Keyring
 	Audit        audit.Record
 	Instance     string // unique among edges
 	MaxInFlight  int
+	NATSKey      NATSKey        // nil: credentials for NATS are made elsewhere
 	BootstrapKey string         // the key of tenant default with all roles
 	Allow        []netip.Prefix // the operator's own addresses: webhooks may use plain http and any port there
 	Version      string
@@ -88,8 +101,10 @@ type edge struct {
 	announces *batch.Group[announcement, struct{}]
 	life      context.Context // outlives requests, ends with the edge
 	gate      gate
+	batches   chan struct{} // a seat for each that is held in memory
 	flights   *flights
 	redrives  *rate.Limiter
+	exports   chan struct{} // one for each under way
 	directory *directory
 	metrics   *metrics
 	full      atomic.Bool
@@ -111,7 +126,7 @@ const noticeTime = 200 * time.Millisecond
 
 func newEdge(cfg Config) *edge {
 	e := &edge{Config: cfg, life: context.Background(), flights: newFlights(), redrives: rate.NewLimiter(redriveRate, 1), metrics: newMetrics(cfg.Metrics),
-		gate: newGate(), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
+		gate: newGate(), batches: make(chan struct{}, batchesAtOnce), exports: make(chan struct{}, maxExports), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
 	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
 	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
 	e.guards = &batch.Group[*flight, store.Entry]{Most: groupSize, Write: e.writeGuards, Size: e.metrics.group("guard")}

@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -26,6 +27,7 @@ const (
 	maxDescription = 256 // bytes
 	maxGrace       = 7 * 24 * time.Hour
 	defaultGrace   = 24 * time.Hour
+	maxSecrets     = 10 // in force at once: each is one more signature in every webhook's header
 )
 
 // endpointAnswer is an endpoint as clients see it; Secret is there once, when it was made.
@@ -39,6 +41,7 @@ func shown(e store.Endpoint) endpointAnswer {
 	if e.Events == nil {
 		e.Events = []string{}
 	}
+	e.Headers = maskedHeaders(e.Headers)
 	return endpointAnswer{Endpoint: e, Breaker: "closed"}
 }
 
@@ -105,29 +108,93 @@ func headerFaults(headers map[string]string, fault func(pointer, code, detail st
 		fault("/headers", txn.TooLong, "at most 16 headers")
 		return
 	}
+	seen := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(headers)) {
-		if !headerName.MatchString(name) || !headerValue.MatchString(headers[name]) || forbiddenHeader(name) {
-			fault("/headers"+pointer(name), txn.WrongFormat, "a header of your own, none that HTTP or Standard Webhooks uses")
+		value, plain := headers[name], strings.ToLower(name)
+		if !headerName.MatchString(name) || !headerValue.MatchString(value) || value != strings.TrimSpace(value) || forbiddenHeader(plain) || seen[plain] {
+			fault("/headers"+pointer(name), txn.WrongFormat, "a header of your own, once, none that HTTP or Standard Webhooks uses")
 		}
+		seen[plain] = true
 	}
 }
 
-func forbiddenHeader(name string) bool {
-	name = strings.ToLower(name)
-	return strings.HasPrefix(name, "webhook-") || slices.Contains([]string{"host", "content-length", "content-type", "transfer-encoding",
-		"connection", "user-agent", "accept-encoding", "te", "trailer", "upgrade", "expect"}, name)
+// reserved are headers that the sender, the connection or whatever stands between reads: with another's value a webhook would be
+// signed, framed, routed or decoded wrongly.
+var reserved = regexp.MustCompile(`^((webhook|content|proxy|sec|x-forwarded|x-http-method)-.*|host|transfer-encoding|connection|keep-alive|` +
+	`user-agent|accept-encoding|te|trailer|upgrade|http2-settings|expect|range|date|via|forwarded|x-real-ip|x-method-override)$`)
+
+// forbiddenHeader tells whether a name in lower case is reserved.
+func forbiddenHeader(name string) bool { return reserved.MatchString(name) }
+
+// mask stands in answers for what may be a credential. In a change it means the value that is there.
+const mask = "********"
+
+var (
+	credentialName  = regexp.MustCompile(`(?i)auth|key|token|secret|password|passwd|credential|cookie|session|signature|bearer`)
+	credentialValue = regexp.MustCompile(`\S{16}`)
+)
+
+func maskedHeaders(headers map[string]string) map[string]string {
+	out := maps.Clone(headers)
+	for name, value := range out {
+		if credentialName.MatchString(name) || credentialValue.MatchString(value) {
+			out[name] = mask
+		}
+	}
+	return out
+}
+
+// unmasked returns headers with what is masked in them as it stands.
+func unmasked(headers, stands map[string]string) (map[string]string, error) {
+	out := maps.Clone(headers)
+	for name, value := range headers {
+		if value != mask {
+			continue
+		}
+		known := ""
+		for old, secret := range stands {
+			if strings.EqualFold(old, name) {
+				known = secret
+			}
+		}
+		if known == "" {
+			return nil, txn.Faults{{Pointer: "/headers" + pointer(name), Code: txn.WrongFormat, Detail: "masked, and there is no such header yet: give its value"}}
+		}
+		out[name] = known
+	}
+	return out, nil
 }
 
 // apply makes the change.
-func (c *endpointChange) apply(to *store.Endpoint) {
+func (c *endpointChange) apply(to *store.Endpoint) error {
+	if c.Headers != nil {
+		headers, err := unmasked(*c.Headers, to.Headers)
+		if err != nil {
+			return err
+		}
+		to.Headers = headers
+	}
 	set(&to.URL, c.URL)
 	set(&to.Events, c.Events)
 	set(&to.Description, c.Description)
 	set(&to.Payload, c.Payload)
-	set(&to.Headers, c.Headers)
 	if c.Paused != nil {
 		to.Status = map[bool]string{true: "paused", false: "active"}[*c.Paused]
 	}
+	return nil
+}
+
+// names are the members that change.
+func (c *endpointChange) names() []string {
+	out := []string{}
+	for name, given := range map[string]bool{"url": c.URL != nil, "events": c.Events != nil, "description": c.Description != nil,
+		"payload": c.Payload != nil, "headers": c.Headers != nil, "paused": c.Paused != nil} {
+		if given {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 func set[T any](to, from *T) {
@@ -156,21 +223,24 @@ func (e *edge) postEndpoint(w http.ResponseWriter, r *http.Request, m *member) e
 		return txn.Faults{{Pointer: "", Code: txn.OutOfRange, Detail: "at most 100 endpoints"}}
 	}
 	made := store.Endpoint{ID: "ep_" + rand.Text(), Tenant: m.Tenant, Payload: "thin", Status: "active", Events: []string{}, CreatedAt: txn.At(e.Clock.Now())}
-	change.apply(&made)
 	secret := webhook.NewSecret()
-	if err := e.addSecret(&made, secret, 0); err != nil {
+	if err := errors.Join(change.apply(&made), e.addSecret(&made, secret, 0)); err != nil {
 		return err
 	}
-	if err := e.saveEndpoint(r.Context(), m, "endpoint.create", made); err != nil {
+	if err := e.record(r.Context(), m, "endpoint.create", made.ID, map[string]any{"status": made.Status, "payload": made.Payload}); err != nil {
 		return err
 	}
+	if err := e.Registry.PutEndpoint(r.Context(), made); err != nil {
+		return fmt.Errorf("%w: %w", errStore, err)
+	}
+	e.announce(streams.TopicEndpoints)
 	out := shown(made)
 	out.Secret = secret.Reveal()
 	w.Header().Set("Location", "/v1/webhook-endpoints/"+made.ID)
 	return answer(w, http.StatusCreated, &out)
 }
 
-// addSecret puts a secret in front; the others end after grace.
+// addSecret puts a secret in front; the others end after grace, or before where an earlier rotation said so.
 func (e *edge) addSecret(to *store.Endpoint, secret webhook.Secret, grace time.Duration) error {
 	box, err := e.Keys.Box(to.Tenant)
 	if err != nil {
@@ -183,26 +253,52 @@ func (e *edge) addSecret(to *store.Endpoint, secret webhook.Secret, grace time.D
 	now := e.Clock.Now()
 	kept := []store.Secret{sealed}
 	for _, old := range to.Secrets {
-		if old.Until.IsZero() {
-			old.Until = now.Add(grace)
+		if end := now.Add(grace); old.Until.IsZero() || end.Before(old.Until) {
+			old.Until = end
 		}
 		if now.Before(old.Until) {
 			kept = append(kept, old)
 		}
 	}
+	if len(kept) > maxSecrets {
+		return errSecrets
+	}
 	to.Secrets = kept
 	return nil
 }
 
-func (e *edge) saveEndpoint(ctx context.Context, m *member, action string, x store.Endpoint) error {
-	if err := e.record(ctx, m, action, x.ID, map[string]any{"status": x.Status, "payload": x.Payload}); err != nil {
-		return err
+// changeEndpoint makes a change to an endpoint as it stands, again and again until nobody else changed it meanwhile, and returns
+// what stands then. It is recorded once.
+func (e *edge) changeEndpoint(ctx context.Context, m *member, a act, change func(*store.Endpoint) error) (store.Endpoint, error) {
+	for recorded := false; ; recorded = true {
+		x, err := e.endpoint(ctx, m.Tenant, a.target)
+		if err != nil {
+			return x, err
+		}
+		if err := change(&x); err != nil {
+			return x, err
+		}
+		if !recorded {
+			if err := e.record(ctx, m, a.action, a.target, a.detail); err != nil {
+				return x, err
+			}
+		}
+		err = e.Registry.ChangeEndpoint(ctx, x)
+		if errors.Is(err, store.ErrChanged) && ctx.Err() == nil {
+			continue
+		}
+		if err != nil {
+			return x, fmt.Errorf("%w: %w", errStore, err)
+		}
+		e.announce(streams.TopicEndpoints)
+		return x, nil
 	}
-	if err := e.Registry.PutEndpoint(ctx, x); err != nil {
-		return fmt.Errorf("%w: %w", errStore, err)
-	}
-	e.announce(streams.TopicEndpoints)
-	return nil
+}
+
+// act is what the audit log shall say.
+type act struct {
+	action, target string
+	detail         map[string]any
 }
 
 func (e *edge) tenantEndpoints(ctx context.Context, tenant string) ([]store.Endpoint, error) {
@@ -251,15 +347,14 @@ func (e *edge) patchEndpoint(w http.ResponseWriter, r *http.Request, m *member) 
 	if err := change.members().read(w, r); err != nil {
 		return err
 	}
-	x, err := e.endpoint(r.Context(), m.Tenant, pathID(r))
-	if err != nil {
-		return err
+	if _, err := e.endpoint(r.Context(), m.Tenant, pathID(r)); err != nil {
+		return err // before faults: who may not see it hears nothing else
 	}
 	if err := orNil(change.faults(e.urlAllowed)); err != nil {
 		return err
 	}
-	change.apply(&x)
-	if err := e.saveEndpoint(r.Context(), m, "endpoint.update", x); err != nil {
+	x, err := e.changeEndpoint(r.Context(), m, act{"endpoint.update", pathID(r), map[string]any{"changed": change.names()}}, change.apply)
+	if err != nil {
 		return err
 	}
 	out := shown(x)
@@ -290,15 +385,11 @@ func (e *edge) rotateSecret(w http.ResponseWriter, r *http.Request, m *member) e
 	if grace < 0 || grace > int(maxGrace/time.Second) {
 		return txn.Faults{{Pointer: "/grace_s", Code: txn.OutOfRange, Detail: "must be between 0 and 604800 seconds"}}
 	}
-	x, err := e.endpoint(r.Context(), m.Tenant, pathID(r))
-	if err != nil {
-		return err
-	}
 	secret := webhook.NewSecret()
-	if err := e.addSecret(&x, secret, time.Duration(grace)*time.Second); err != nil {
-		return err
-	}
-	if err := e.saveEndpoint(r.Context(), m, "endpoint.rotate_secret", x); err != nil {
+	x, err := e.changeEndpoint(r.Context(), m, act{"endpoint.rotate_secret", pathID(r), map[string]any{"grace_s": grace}}, func(x *store.Endpoint) error {
+		return e.addSecret(x, secret, time.Duration(grace)*time.Second)
+	})
+	if err != nil {
 		return err
 	}
 	out := shown(x)

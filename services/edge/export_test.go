@@ -57,6 +57,8 @@ var (
 	PreferWait  = preferWait
 	Bearer      = bearer
 	Traceparent = traceparent
+	ExportKind  = exportKind
+	Harmless    = harmless
 )
 
 // URLAllowed judges a webhook URL where allow are the operator's own addresses.

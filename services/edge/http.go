@@ -39,14 +39,23 @@ func (e *edge) routes() chi.Router {
 	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, openapi) })
 	e.route(r, http.MethodPost, "/v1/transactions", roleSubmit, e.postTransaction)
 	e.route(r, http.MethodGet, "/v1/transactions/{id}", roleRead, e.getTransaction)
+	e.route(r, http.MethodPost, "/v1/transactions/batch", roleSubmit, e.postBatch)
+	e.route(r, http.MethodPost, "/v1/transactions/dry-run", roleSubmit+" "+roleRead, bounded(e.postDryRun))
+	e.route(r, http.MethodPost, "/v1/transactions/search", roleRead, e.postSearch)
+	e.route(r, http.MethodPost, "/v1/transactions/{id}/disposition", roleAdmin, bounded(e.postDisposition))
 	e.route(r, http.MethodPost, "/v1/webhook-endpoints", roleAdmin, bounded(e.postEndpoint))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints", roleAdmin, bounded(e.getEndpoints))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints/{id}", roleAdmin, bounded(e.getEndpoint))
 	e.route(r, http.MethodPatch, "/v1/webhook-endpoints/{id}", roleAdmin, bounded(e.patchEndpoint))
 	e.route(r, http.MethodDelete, "/v1/webhook-endpoints/{id}", roleAdmin, bounded(e.deleteEndpoint))
 	e.route(r, http.MethodPost, "/v1/webhook-endpoints/{id}/rotate-secret", roleAdmin, bounded(e.rotateSecret))
+	e.route(r, http.MethodPost, "/v1/webhook-endpoints/{id}/test", roleAdmin, bounded(e.testEndpoint))
+	e.route(r, http.MethodPost, "/v1/webhook-endpoints/{id}/replay", roleAdmin, bounded(e.postReplay))
+	e.route(r, http.MethodGet, "/v1/webhook-endpoints/{id}/replay", roleAdmin, bounded(e.getReplay))
+	e.route(r, http.MethodDelete, "/v1/webhook-endpoints/{id}/replay", roleAdmin, bounded(e.cancelReplay))
 	e.route(r, http.MethodGet, "/v1/deliveries", roleRead, bounded(e.getDeliveries))
 	e.route(r, http.MethodGet, "/v1/deliveries/{id}", roleRead, bounded(e.getDelivery))
+	e.route(r, http.MethodPost, "/v1/deliveries/{id}/resend", roleAdmin, bounded(e.resendDelivery))
 	e.route(r, http.MethodPost, "/v1/lists/{list}/entries", roleAdmin, bounded(e.postEntry))
 	e.route(r, http.MethodGet, "/v1/lists/{list}/entries", roleAdmin, bounded(e.getEntries))
 	e.route(r, http.MethodDelete, "/v1/lists/{list}/entries/{id}", roleAdmin, bounded(e.deleteEntry))
@@ -80,6 +89,9 @@ func bounded(h handler) handler {
 func (e *edge) route(r chi.Router, method, pattern, role string, h handler) {
 	r.MethodFunc(method, pattern, func(w http.ResponseWriter, r *http.Request) {
 		m, err := e.authenticate(r, role)
+		if m != nil {
+			m.limits(w.Header())
+		}
 		if err == nil {
 			err = h(w, r, m)
 		}
@@ -137,13 +149,17 @@ func (e *edge) observe(next http.Handler) http.Handler {
 		rec := &recorder{ResponseWriter: w}
 		defer func() {
 			p := recover()
-			if p != nil {
+			begun := rec.status != 0
+			if p != nil && p != http.ErrAbortHandler {
 				e.panicked(id)
 			}
-			if p != nil && rec.status == 0 {
+			if p != nil && !begun {
 				e.fail(rec, r, errPanic)
 			}
 			e.metrics.answered(pattern(r), rec.status, time.Since(start))
+			if p != nil && begun {
+				panic(http.ErrAbortHandler) // what was said so far must not pass for the whole
+			}
 		}()
 		next.ServeHTTP(rec, r)
 	})

@@ -102,10 +102,7 @@ func tenantOf(subject string) string { return subject[strings.LastIndexByte(subj
 // respond replies; a refused request that nobody listens for is told on tx.rejected, with faults and without values.
 func (e *edge) respond(r micro.Request, out reply, err error) {
 	if err != nil {
-		p := problemOf(err, newRequestID(r.Headers().Get("X-Request-Id")))
-		if !p.known {
-			e.Log.Error().Err(err).Str("request_id", p.RequestID).Msg("intake failed")
-		}
+		p := e.told(err, newRequestID(r.Headers().Get("X-Request-Id")))
 		body, marshalErr := json.Marshal(&p)
 		if marshalErr != nil {
 			return

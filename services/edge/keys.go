@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"crivo/pkg/txn"
 	"crivo/services/store"
@@ -17,16 +18,20 @@ type keyWish struct {
 	Roles     []string
 	Rate      float64
 	ExpiresAt *txn.Time
+	NATS      bool
 }
 
 // postKey makes a key for a tenant, that of the asking key where none is named.
 func (e *edge) postKey(w http.ResponseWriter, r *http.Request, m *member) error {
 	in := keyWish{Tenant: m.Tenant}
-	if err := (members{"tenant": &in.Tenant, "roles": &in.Roles, "rate": &in.Rate, "expires_at": &in.ExpiresAt}).read(w, r); err != nil {
+	if err := (members{"tenant": &in.Tenant, "roles": &in.Roles, "rate": &in.Rate, "expires_at": &in.ExpiresAt, "nats": &in.NATS}).read(w, r); err != nil {
 		return err
 	}
 	if err := e.keyFaults(in); err != nil {
 		return err
+	}
+	if in.NATS {
+		return e.postNATSKey(w, r, m, in)
 	}
 	k := store.APIKey{ID: "key_" + rand.Text(), Tenant: in.Tenant, Roles: in.Roles, Rate: in.Rate, CreatedAt: txn.At(e.Clock.Now()), ExpiresAt: in.ExpiresAt}
 	secret := "crv_" + rand.Text()
@@ -46,12 +51,38 @@ func (e *edge) postKey(w http.ResponseWriter, r *http.Request, m *member) error 
 	return answer(w, http.StatusCreated, map[string]string{"id": k.ID, "key": secret})
 }
 
+// postNATSKey makes a credential for a tenant that comes by NATS. It has no rate, and the broker knows it by its own name.
+func (e *edge) postNATSKey(w http.ResponseWriter, r *http.Request, m *member, in keyWish) error {
+	if e.NATSKey == nil {
+		return errNoNATSKey
+	}
+	var until time.Time
+	if in.ExpiresAt != nil {
+		until = in.ExpiresAt.Time
+	}
+	id, creds, err := e.NATSKey(in.Tenant, until)
+	if err != nil {
+		return err
+	}
+	// Made, and not told to anybody before it is on record.
+	if err := e.record(r.Context(), m, "key.create", id, map[string]any{"tenant": in.Tenant, "nats": true, "expires_at": in.ExpiresAt}); err != nil {
+		return err
+	}
+	return answer(w, http.StatusCreated, map[string]string{"id": id, "creds": string(creds)})
+}
+
 func (e *edge) keyFaults(in keyWish) error {
 	var faults txn.Faults
 	if _, ok := e.directory.current.Load().tenants[in.Tenant]; !ok {
 		faults = append(faults, txn.Fault{Pointer: "/tenant", Code: txn.WrongFormat, Detail: "no such tenant"})
 	}
 	switch {
+	case in.NATS:
+		for name, given := range map[string]bool{"/roles": in.Roles != nil, "/rate": in.Rate != 0} {
+			if given {
+				faults = append(faults, txn.Fault{Pointer: name, Code: txn.UnknownField, Detail: "a credential for NATS has none"})
+			}
+		}
 	case in.Roles == nil:
 		faults = append(faults, txn.Fault{Pointer: "/roles", Code: txn.Required, Detail: "is required"})
 	case len(in.Roles) == 0 || slices.ContainsFunc(in.Roles, func(role string) bool { return !slices.Contains(allRoles, role) }):

@@ -20,7 +20,9 @@ import (
 var (
 	errMediaType    = errors.New("content type must be application/json")
 	errNoKey        = errors.New("a key is needed: Authorization: Bearer <key>")
+	errBatchType    = errors.New("content type must be application/json or application/x-ndjson")
 	errTooLarge     = errors.New("body over 64 KiB")
+	errBatchLarge   = errors.New("a batch holds at most 1000 items in 4 MiB")
 	errSlowBody     = errors.New("body did not arrive in time")
 	errUnknownKey   = errors.New("no such key")
 	errRole         = errors.New("the key lacks the role for this")
@@ -37,6 +39,13 @@ var (
 	errBadBody      = errors.New("body cannot be read in its content encoding")
 	errTenantExists = errors.New("the tenant exists")
 	errLetterNobody = errors.New("the letter does not tell whose transaction it is about: it can only be discarded")
+	errNotActive    = errors.New("the endpoint is paused or disabled: nothing is sent to it")
+	errEndpointGone = errors.New("the delivery's endpoint was deleted")
+	errUnderWay     = errors.New("an attempt is under way, or asked for already")
+	errReplaying    = errors.New("another replay to this endpoint is under way: wait for its end or cancel it")
+	errReplayEnded  = errors.New("the replay has ended")
+	errNoNATSKey    = errors.New("credentials of this NATS are not made here: crivo keys create --nats --dir, where its keys are")
+	errSecrets      = errors.New("ten secrets are in force: end some by a shorter grace")
 	errLetterLost   = errors.New("the letter's transaction is not in the store: it can only be discarded")
 )
 
@@ -61,11 +70,24 @@ var problems = []struct {
 	{errTenantExists, http.StatusConflict, "conflict", 0},
 	{errLetterNobody, http.StatusConflict, "conflict", 0},
 	{errLetterLost, http.StatusConflict, "conflict", 0},
+	{errUndecided, http.StatusConflict, "conflict", 0},
+	{errNoReview, http.StatusConflict, "conflict", 0},
+	{errDisposed, http.StatusConflict, "conflict", 0},
+	{errNotActive, http.StatusConflict, "conflict", 0},
+	{errEndpointGone, http.StatusConflict, "conflict", 0},
+	{errUnderWay, http.StatusConflict, "conflict", 0},
+	{errReplaying, http.StatusConflict, "conflict", 0},
+	{errReplayEnded, http.StatusConflict, "conflict", 0},
+	{errSecrets, http.StatusConflict, "conflict", 0},
+	{errNoNATSKey, http.StatusConflict, "conflict", 0},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
+	{errBatchLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errMediaType, http.StatusUnsupportedMediaType, "media-type", 0},
+	{errBatchType, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errEncoding, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errRate, http.StatusTooManyRequests, "rate", 1},
 	{errOverload, http.StatusServiceUnavailable, "overload", 1},
+	{errExports, http.StatusServiceUnavailable, "overload", 1},
 	{errNoRoom, http.StatusServiceUnavailable, "no-room", 5},
 	{errBroker, http.StatusServiceUnavailable, "broker", 1},
 	{errStore, http.StatusServiceUnavailable, "store", 1},
@@ -131,12 +153,18 @@ func challenge(err error) string {
 	return ""
 }
 
-// fail answers with a problem document; an error of no known kind is logged, since its text goes no further.
-func (e *edge) fail(w http.ResponseWriter, r *http.Request, err error) {
-	p := problemOf(err, requestID(r.Context()))
+// told is what a client hears of err; one of no known kind is logged, since its text goes no further.
+func (e *edge) told(err error, requestID string) problem {
+	p := problemOf(err, requestID)
 	if !p.known {
 		e.Log.Error().Err(err).Str("request_id", p.RequestID).Msg("request failed")
 	}
+	return p
+}
+
+// fail answers with a problem document.
+func (e *edge) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := e.told(err, requestID(r.Context()))
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")

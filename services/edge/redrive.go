@@ -245,20 +245,10 @@ func letterWhere(where jsontext.Value) (q streams.LetterQuery, err error) {
 	if where == nil {
 		return q, nil
 	}
-	if where.Kind() != '{' {
-		return q, txn.Faults{{Pointer: place, Code: txn.WrongType, Detail: "is of another type"}}
-	}
 	var f letterFilter
-	err = (members{"step": &f.Step, "cause": &f.Cause, "from": &f.From, "to": &f.To}).decode(where)
-	var faults txn.Faults
-	if errors.As(err, &faults) {
-		for i := range faults {
-			faults[i].Pointer = place + faults[i].Pointer
-		}
+	faults := (members{"step": &f.Step, "cause": &f.Cause, "from": &f.From, "to": &f.To}).within(place, where)
+	if len(faults) > 0 {
 		return q, faults
-	}
-	if err != nil {
-		return q, err
 	}
 	q, faults = f.query(place)
 	return q, orNil(faults)

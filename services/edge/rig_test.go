@@ -116,6 +116,20 @@ func (s *transactions) Decide(ctx context.Context, decides []store.Decide) ([]st
 	return s.Transactions.Decide(ctx, decides)
 }
 
+func (s *transactions) Search(ctx context.Context, q store.Query) ([]store.Found, string, error) {
+	if err := s.hook(ctx, "search"); err != nil {
+		return nil, "", err
+	}
+	return s.Transactions.Search(ctx, q)
+}
+
+func (s *transactions) Dispose(ctx context.Context, key store.Key, d store.Disposition) (store.Entry, error) {
+	if err := s.hook(ctx, "dispose"); err != nil {
+		return store.Entry{}, err
+	}
+	return s.Transactions.Dispose(ctx, key, d)
+}
+
 func (s *transactions) Ping(ctx context.Context) error {
 	if err := s.hook(ctx, "ping"); err != nil {
 		return err

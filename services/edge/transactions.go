@@ -66,7 +66,7 @@ func (e *edge) getTransaction(w http.ResponseWriter, r *http.Request, m *member)
 		entry.Event = e.await(r.Context(), acceptance{key: key, flight: e.flights.get(key)}, time.Duration(wait)*time.Second)
 	}
 	if entry.Decided() {
-		return decided(w, entry.Event, wait)
+		return e.answerDecision(w, entry, wait)
 	}
 	accepted := txn.At(entry.AcceptedAt)
 	return answer(w, http.StatusOK, &underWay{key.ID, "processing", &accepted})

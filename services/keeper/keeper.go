@@ -60,6 +60,8 @@ type Config struct {
 	Every        time.Duration                                     // between sweeps; 0: 5 s
 	State        State                                             // nil: announcements that went with a broker's disk stay lost
 	Deliveries   Expirer                                           // nil: the store forgets by itself
+	Replays      Replays                                           // nil: no webhooks are sent once more
+	Outbox       Outbox                                            // goes with Replays
 	Holder       string                                            // of the lease; empty: this process and no other
 }
 
@@ -105,6 +107,9 @@ func Run(ctx context.Context, cfg Config) error {
 			k.round(ctx)
 		default:
 			k.failed("purge", k.purge(ctx))
+		}
+		if k.works {
+			k.failed("webhooks once more", k.replay(ctx))
 		}
 		_ = stage.Sleep(ctx, cfg.Every/looks)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,23 +55,28 @@ func (n *notifier) deliver(row store.Delivery) {
 
 // after is the row once an attempt ended: delivered, due again, skipped or exhausted.
 func (n *notifier) after(row store.Delivery, res outcome, started time.Time) store.Delivery {
-	a := res.attempt
-	a.Number, a.Trigger, a.StartedAt = len(row.Attempts)+1, "auto", txn.At(started)
+	a := numbered(row, res.attempt)
+	a.StartedAt = txn.At(started)
 	now := n.Clock.Now()
-	switch tried := len(row.Attempts) + 1; {
+	switch tried := tries(append(slices.Clone(row.Attempts), a)); {
 	case res.status >= 200 && res.status < 300:
 		row.Status = store.Delivered
 	case res.status == http.StatusGone:
 		row.Status = store.Skipped
-	case tried >= len(n.Schedule):
+	case a.Trigger == store.Manual:
+		if row.Status, row.NextAttemptAt = asBefore(row); row.Status == store.Pending {
+			a.NextAttemptAt = new(txn.At(row.NextAttemptAt))
+		}
+	case a.Trigger == store.Test, tried >= len(n.Schedule):
 		row.Status = store.Exhausted
 	default:
 		row.NextAttemptAt = now.Add(pause(n.Schedule[tried], res.retryAfter))
 		next := txn.At(row.NextAttemptAt)
 		a.NextAttemptAt = &next
 	}
-	row.LeasedUntil = time.UnixMilli(0)
+	row.LeasedUntil, row.Trigger, row.Was = time.UnixMilli(0), "", ""
 	row.Attempts = append(row.Attempts, a)
+	row.Attempts = row.Attempts[max(0, len(row.Attempts)-mostAttempts):]
 	return row
 }
 
@@ -126,7 +132,7 @@ func (n *notifier) disableNow(ctx context.Context, tried store.Endpoint) error {
 	if err != nil {
 		return err
 	}
-	if err := n.Endpoints.PutEndpoint(ctx, e); err != nil {
+	if err := n.Endpoints.ChangeEndpoint(ctx, e); err != nil {
 		return err
 	}
 	_ = streams.Changed(n.Conn, streams.TopicEndpoints)

@@ -28,8 +28,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 func (m *metrics) attempted(row store.Delivery, res outcome) {
 	m.attempts.WithLabelValues(row.Status).Inc()
 	m.duration.Observe(float64(res.attempt.DurationMS) / 1000)
-	if row.Status == store.Delivered {
-		last := row.Attempts[len(row.Attempts)-1]
+	if last := row.Attempts[len(row.Attempts)-1]; row.Status == store.Delivered && last.Trigger == store.Auto {
 		m.total.Observe(last.StartedAt.Sub(row.CreatedAt).Seconds() + float64(res.attempt.DurationMS)/1000)
 	}
 }

@@ -45,7 +45,7 @@ type Deliveries interface {
 // Endpoints is where webhooks go.
 type Endpoints interface {
 	Endpoints(ctx context.Context) ([]store.Endpoint, error)
-	PutEndpoint(ctx context.Context, e store.Endpoint) error
+	ChangeEndpoint(ctx context.Context, e store.Endpoint) error
 }
 
 // DefaultSchedule is when a delivery is tried: at once, then after these pauses; Standard Webhooks' example, 75 h in all.

@@ -21,6 +21,9 @@ type Transactions interface {
 	// Decide completes each document where no decision is, and inserts it whole where it is missing; results in order.
 	// Whoever finds a decision gets its bytes. An error means that the outcome of each is unknown, as with Claim.
 	Decide(ctx context.Context, decides []Decide) ([]Outcome, error)
+	// Dispose closes a review where nobody has; the entry as it stands after is returned, with ErrChanged where it is no review
+	// or was closed before.
+	Dispose(ctx context.Context, key Key, d Disposition) (Entry, error)
 	// Overdue returns up to limit undecided documents whose deadline is before t, oldest deadline first.
 	Overdue(ctx context.Context, t time.Time, limit int) ([]Entry, error)
 	// Unannounced returns up to limit decisions made before t and still marked unannounced, oldest first.
@@ -46,7 +49,14 @@ type Registry interface {
 	DeleteKey(ctx context.Context, tenant, id string) error
 	Endpoints(ctx context.Context) ([]Endpoint, error)
 	PutEndpoint(ctx context.Context, e Endpoint) error
+	// ChangeEndpoint replaces the endpoint where it stands in e's version and counts that up; ErrChanged where it does not, or is gone.
+	ChangeEndpoint(ctx context.Context, e Endpoint) error
 	DeleteEndpoint(ctx context.Context, tenant, id string) error
+	// Replays returns the last replay of every endpoint that had one.
+	Replays(ctx context.Context) ([]Replay, error)
+	// PutReplay adds one where the endpoint had none (version 0), or replaces the one that stands in r's version, and counts that
+	// up; ErrChanged where another stands.
+	PutReplay(ctx context.Context, r Replay) error
 	// ListEntries returns every entry of every tenant, in an order that changes with them only.
 	ListEntries(ctx context.Context) ([]ListEntry, error)
 	// ListPage returns one page of a list and the cursor of the next ("" at the end).
@@ -81,11 +91,16 @@ type Deliveries interface {
 	Lease(ctx context.Context, endpoint string, now, until time.Time, limit int) ([]Delivery, error)
 	// DueEndpoints returns the ids of endpoints with rows that are due at now and not leased.
 	DueEndpoints(ctx context.Context, now time.Time) ([]string, error)
-	// Update writes back status, attempts, next attempt and lease of rows. An error means that any of them may be written.
+	// Update writes back status, attempts, next attempt, its trigger and lease of rows. An error means that any of them may be written.
 	Update(ctx context.Context, rows []Delivery) error
-	// Cancel ends every pending row of an endpoint with status (Cancelled, Skipped) and tells how many there were.
+	// Cancel ends every pending row of an endpoint with status (Cancelled, Skipped), those asked for too, and tells how many there were.
 	Cancel(ctx context.Context, tenant, endpoint, status string) (int, error)
 	Get(ctx context.Context, tenant, id string) (Delivery, error)
+	// Resend makes a row due at r.At for one more attempt, and keeps the status that it had in Was. ErrChanged where an attempt is
+	// under way or asked for already, or the last replay that asked was r.Replay; ErrNotFound where there is no such row.
+	Resend(ctx context.Context, r Resend) error
+	// Between returns up to q.Limit rows, oldest first.
+	Between(ctx context.Context, q Span) ([]Delivery, error)
 	// List returns one page and the cursor of the next ("" at the end).
 	List(ctx context.Context, q DeliveryQuery) ([]Delivery, string, error)
 }

@@ -15,12 +15,15 @@ import (
 type Query struct {
 	Tenant   string
 	Tokens   []string // any of these: one document's or account's, under the current and older keys
+	Also     []string // and any of these too; only beside Tokens
 	Decision string
-	Reason   string    // a code among the reasons
-	From, To time.Time // accepted-at, From included, To not
-	Oldest   bool      // oldest first
-	Limit    int
-	Cursor   string // where the page before ended, for the same order
+	Reason   string // a code among the reasons
+	// Disposition is Open, Approved or Declined: only of reviews, so that Decision is review or empty beside it.
+	Disposition string
+	From, To    time.Time // accepted-at, From included, To not
+	Oldest      bool      // oldest first
+	Limit       int
+	Cursor      string // where the page before ended, for the same order
 }
 
 // Found is what a search finds.

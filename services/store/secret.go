@@ -17,6 +17,32 @@ func SealSecret(box txn.Sealer, endpoint string, s webhook.Secret) (Secret, erro
 	return Secret{Sealed: sealed}, nil
 }
 
+// SealNote seals what an analyst wrote about a transaction under its tenant's keys, bound to both; no note is nil.
+func SealNote(box txn.Sealer, key Key, note txn.Personal) ([]byte, error) {
+	if note.IsZero() {
+		return nil, nil
+	}
+	sealed, err := box.Seal([]byte(note.Reveal()), noteOf(key))
+	if err != nil {
+		return nil, fmt.Errorf("note of %s/%s: %w", key.Tenant, key.ID, err)
+	}
+	return sealed, nil
+}
+
+// OpenNote returns what SealNote sealed.
+func OpenNote(box txn.Sealer, key Key, sealed []byte) (txn.Personal, error) {
+	if sealed == nil {
+		return txn.Personal{}, nil
+	}
+	plain, err := box.Open(sealed, noteOf(key))
+	if err != nil {
+		return txn.Personal{}, fmt.Errorf("note of %s/%s: %w", key.Tenant, key.ID, err)
+	}
+	return txn.Secretive(string(plain)), nil
+}
+
+func noteOf(key Key) []byte { return []byte("note/" + key.Tenant + "/" + key.ID) }
+
 // OpenSecrets returns the secrets that sign at the time now, the current one first.
 func (e Endpoint) OpenSecrets(box txn.Sealer, now time.Time) ([]webhook.Secret, error) {
 	var out []webhook.Secret

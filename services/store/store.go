@@ -44,8 +44,24 @@ type Entry struct {
 	Claim
 	Event       []byte // the whole decided event (event.Decided), nil while undecided
 	DecidedAt   time.Time
-	Unannounced bool // decided, but its announcement is not known to have been published
+	Unannounced bool         // decided, but its announcement is not known to have been published
+	Disposition *Disposition // nil unless a review was closed
 }
+
+// Disposition is how an analyst closed a review. The decision stays as it was.
+type Disposition struct {
+	Outcome string // approved, declined
+	By      string // key id
+	At      time.Time
+	Note    []byte // sealed under the tenant's keys, see SealNote; nil: none
+}
+
+// What a search asks of a review's disposition: none, or one of the two outcomes.
+const (
+	Open     = "open"
+	Approved = "approved"
+	Declined = "declined"
+)
 
 // Decided tells whether the transaction has its decision.
 func (e Entry) Decided() bool { return e.Event != nil }
@@ -122,6 +138,7 @@ type Endpoint struct {
 	Status      string            `json:"status"` // active, paused, disabled
 	Secrets     []Secret          `json:"-"`
 	CreatedAt   txn.Time          `json:"created_at"`
+	Version     int               `json:"-"` // counts changes, see Registry.ChangeEndpoint
 }
 
 // Secret is a signing secret, sealed under the tenant's keys; Until is zero for the current one.
@@ -153,7 +170,63 @@ type Delivery struct {
 	NextAttemptAt time.Time
 	LeasedUntil   time.Time
 	CreatedAt     time.Time
+	Trigger       string // of the next attempt where it is asked for (manual, replay, test); empty: the schedule's
+	Was           string // status before it was asked for
+	Replay        string // the last replay that asked for it
 }
+
+// TestEvent is the type of the event that says nothing but that it arrived.
+const TestEvent = "endpoint.test"
+
+// Triggers of attempts.
+const (
+	Auto   = "auto"   // the schedule's
+	Manual = "manual" // one more, asked for by hand
+	Again  = "replay" // part of a replay: the schedule begins anew
+	Test   = "test"   // one, to see whether it arrives
+)
+
+// Resend asks for one more attempt of a delivery, whatever became of it.
+type Resend struct {
+	Tenant, ID string
+	Trigger    string // Manual, Again
+	Replay     string // id of the replay that asks
+	At         time.Time
+}
+
+// Span selects deliveries of one endpoint by when they were made, oldest first: From included, To not. After is the id of the
+// last row seen, which was made at From.
+type Span struct {
+	Tenant, EndpointID string
+	From, To           time.Time
+	After              string
+	Limit              int
+}
+
+// Replay is a task: every delivery of an endpoint that was made in a time is sent once more. An endpoint has one at a time.
+type Replay struct {
+	ID         string    `json:"id"` // "rpl_…"
+	Tenant     string    `json:"tenant"`
+	EndpointID string    `json:"endpoint_id"`
+	Status     string    `json:"status"` // running, done, cancelled
+	From       txn.Time  `json:"from"`   // included
+	To         txn.Time  `json:"to"`     // not included
+	Only       string    `json:"only,omitzero"`
+	Matched    int       `json:"matched"`
+	Enqueued   int       `json:"enqueued"`
+	CreatedAt  txn.Time  `json:"created_at"`
+	EndedAt    *txn.Time `json:"ended_at,omitzero"`
+	LastAt     txn.Time  `json:"last_at"` // when the last row that was looked at was made
+	LastID     string    `json:"last_id"` // its id
+	Version    int       `json:"-"`       // counts changes, see Registry.PutReplay
+}
+
+// States of a replay.
+const (
+	ReplayRunning   = "running"
+	ReplayDone      = "done"
+	ReplayCancelled = "cancelled"
+)
 
 // Attempt is the record of one request.
 type Attempt struct {

@@ -88,6 +88,8 @@ func TestE24WhoIsNobodyAndWhoLacksARole(t *testing.T) {
 	}
 	routes := []struct{ role, method, path, body string }{
 		{"submit", http.MethodPost, "/v1/transactions", payment(newID())},
+		{"submit", http.MethodPost, "/v1/transactions/batch", `[]`},
+		{"submit read", http.MethodPost, "/v1/transactions/dry-run", payment("x")},
 		{"read", http.MethodGet, "/v1/transactions/x", ""},
 		{"read", http.MethodGet, "/v1/deliveries", ""},
 		{"read", http.MethodGet, "/v1/deliveries/x", ""},

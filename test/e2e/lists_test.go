@@ -5,10 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io/fs"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -105,21 +102,7 @@ func TestEntriesComeInPagesAndNeverTellTheirValues(t *testing.T) {
 	c.get(t, "/v1/lists/allow/entries").problem(t, http.StatusNotFound, "not-found")
 	c.get(t, entries+"?cursor=nonsense").problem(t, http.StatusBadRequest, "cursor")
 	c.sees(t, "hit", payer(`"customer_id":"`+canary+`-0"`))
-	if strings.Contains(said.String(), canary) {
-		t.Error("the log tells a value")
-	}
-	err := filepath.WalkDir(crivo.Data, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return nil
-		}
-		if data, err := os.ReadFile(path); err == nil && bytes.Contains(data, []byte(canary)) {
-			t.Errorf("%s tells a value", path)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
-	}
+	noWhere(t, canary)
 }
 
 func TestAnEntryThatIsWrongIsToldFieldByField(t *testing.T) {

@@ -1,6 +1,7 @@
 package fault_test
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -54,6 +55,24 @@ func TestF10EachServiceRestartedInTurnUnderLoad(t *testing.T) {
 			t.Error(err)
 		}
 		restart(t, c, p)
+		x.recovered(t, began)
+	}
+	x.finish(t)
+}
+
+// Brokers are restarted as planned, one at a time: each hands its leading over before it ends.
+func TestF10EachBrokerRestartedInTurnUnderLoad(t *testing.T) {
+	c := thePair(t)
+	x := newTrial(t, c)
+	for n := range 3 {
+		x.await(t, 20)
+		broker := c.Processes[fmt.Sprint("nats-", n+1)]
+		began := time.Now()
+		if err := broker.Stop(); err != nil {
+			t.Error(err)
+		}
+		restart(t, c, broker)
+		caughtUp(t, c)
 		x.recovered(t, began)
 	}
 	x.finish(t)

@@ -26,6 +26,7 @@ type transactions interface {
 	Announced(ctx context.Context, keys []store.Key) error
 	Undecided(ctx context.Context, keys []store.Key) ([]store.Key, error)
 	Search(ctx context.Context, q store.Query) ([]store.Found, string, error)
+	Dispose(ctx context.Context, key store.Key, d store.Disposition) (store.Entry, error)
 	Ping(ctx context.Context) error
 }
 
@@ -235,6 +236,15 @@ func (h *handle) Get(ctx context.Context, key store.Key) (store.Entry, error) {
 		return store.Entry{}, err
 	}
 	return h.w.truth.Get(ctx, key)
+}
+
+func (h *handle) Dispose(ctx context.Context, key store.Key, d store.Disposition) (store.Entry, error) {
+	var e store.Entry
+	var guard error
+	if err := h.call(ctx, "dispose "+key.ID, 1, func(int) { e, guard = h.w.truth.Dispose(context.Background(), key, d) }); err != nil {
+		return store.Entry{}, err
+	}
+	return e, guard
 }
 
 func (h *handle) Overdue(ctx context.Context, t time.Time, limit int) ([]store.Entry, error) {

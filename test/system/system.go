@@ -183,6 +183,12 @@ func (s *System) Exited() <-chan struct{} { return s.exited }
 // PID is the running process's.
 func (s *System) PID() int { return s.process.Process.Pid }
 
+// Signal sends the process a signal and does not wait.
+func (s *System) Signal(sig os.Signal) error { return s.process.Process.Signal(sig) }
+
+// Status is the exit status of a process that has ended.
+func (s *System) Status() int { return s.process.ProcessState.ExitCode() }
+
 // Kill ends the process as a crash does, and waits for it.
 func (s *System) Kill() error {
 	err := s.process.Process.Kill()

@@ -75,7 +75,7 @@ func (s *settings) run(ctx context.Context, shell app.Shell) error {
 	}
 	shell.Log.Info().Stringer("http", door.Addr()).Msg("listening")
 	registry := db.Registry()
-	return edge.Run(ctx, edge.Config{Shell: shell, Listener: door, TLS: certificate, InsecureHTTP: s.InsecureHTTP, Transactions: db.Transactions(), Decider: core.Guard,
-		Registry: registry, Deliveries: db.Deliveries(), Keys: keys, Audit: registry.Record, Instance: strings.ToLower(rand.Text()),
-		MaxInFlight: s.MaxInFlight, BootstrapKey: s.APIKey.Reveal(), Allow: s.WebhookAllow, Version: process.Version})
+	return edge.Run(ctx, edge.Config{Shell: shell, Listener: door, TLS: certificate, InsecureHTTP: s.InsecureHTTP, Transactions: db.Transactions(),
+		Decider: core.Guard, DryRun: core.Decide, Registry: registry, Deliveries: db.Deliveries(), Keys: keys, Audit: registry.Record,
+		Instance: strings.ToLower(rand.Text()), MaxInFlight: s.MaxInFlight, BootstrapKey: s.APIKey.Reveal(), Allow: s.WebhookAllow, Version: process.Version})
 }

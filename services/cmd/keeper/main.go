@@ -44,6 +44,6 @@ func main() {
 		defer stop()
 		registry := db.Registry()
 		return keeper.Run(ctx, keeper.Config{Shell: shell, Transactions: db.Transactions(), RuleSets: registry, Rules: set, Layout: s.Layout(),
-			Tenants: registry.Tenants, State: registry})
+			Tenants: registry.Tenants, State: registry, Replays: registry, Outbox: db.Deliveries()})
 	}}))
 }

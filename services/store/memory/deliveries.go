@@ -89,7 +89,7 @@ func (d *Deliveries) Update(_ context.Context, rows []store.Delivery) error {
 		for i := range d.rows {
 			if x := &d.rows[i]; x.ID == r.ID {
 				r = kept(r)
-				x.Status, x.Attempts, x.NextAttemptAt, x.LeasedUntil = r.Status, r.Attempts, r.NextAttemptAt, r.LeasedUntil
+				x.Status, x.Attempts, x.NextAttemptAt, x.LeasedUntil, x.Trigger, x.Was = r.Status, r.Attempts, r.NextAttemptAt, r.LeasedUntil, r.Trigger, r.Was
 			}
 		}
 	}
@@ -103,7 +103,7 @@ func (d *Deliveries) Cancel(_ context.Context, tenant, endpoint, status string) 
 	n := 0
 	for i := range d.rows {
 		if x := &d.rows[i]; x.Tenant == tenant && x.EndpointID == endpoint && x.Status == store.Pending {
-			x.Status = status
+			x.Status, x.Trigger, x.Was = status, "", ""
 			n++
 		}
 	}
@@ -120,6 +120,42 @@ func (d *Deliveries) Get(_ context.Context, tenant, id string) (store.Delivery, 
 		}
 	}
 	return store.Delivery{}, store.ErrNotFound
+}
+
+// Resend makes a row due for one more attempt.
+func (d *Deliveries) Resend(_ context.Context, r store.Resend) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.IndexFunc(d.rows, func(x store.Delivery) bool { return x.Tenant == r.Tenant && x.ID == r.ID })
+	if i < 0 {
+		return store.ErrNotFound
+	}
+	x := &d.rows[i]
+	if x.Trigger != "" || x.LeasedUntil.After(millis(r.At)) || r.Replay != "" && x.Replay == r.Replay {
+		return store.ErrChanged
+	}
+	x.Trigger, x.Was, x.Status, x.NextAttemptAt = r.Trigger, x.Status, store.Pending, millis(r.At)
+	if r.Replay != "" {
+		x.Replay = r.Replay
+	}
+	return nil
+}
+
+// Between returns rows by when they were made.
+func (d *Deliveries) Between(_ context.Context, q store.Span) ([]store.Delivery, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []store.Delivery
+	for _, r := range d.rows {
+		if r.Tenant == q.Tenant && r.EndpointID == q.EndpointID && r.CreatedAt.Before(q.To) &&
+			(r.CreatedAt.After(q.From) || r.CreatedAt.Equal(q.From) && r.ID > q.After) {
+			out = append(out, kept(r))
+		}
+	}
+	slices.SortFunc(out, func(a, b store.Delivery) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	return out[:min(len(out), q.Limit)], nil
 }
 
 // List returns one page, newest first; the cursor is a place in the order of making.

@@ -18,8 +18,9 @@ type Registry struct {
 	tenants   map[string]store.Tenant
 	keys      map[store.Key]store.APIKey
 	endpoints map[store.Key]store.Endpoint
-	entries   []listed // in the order of their making
-	made      int      // entries ever
+	replays   map[store.Key]store.Replay // by endpoint
+	entries   []listed                   // in the order of their making
+	made      int                        // entries ever
 	sets      map[version]store.RuleSet
 	states    map[string][]byte
 	acts      []store.Act
@@ -40,7 +41,8 @@ type version struct {
 // NewRegistry returns an empty registry.
 func NewRegistry() *Registry {
 	return &Registry{tenants: map[string]store.Tenant{}, keys: map[store.Key]store.APIKey{}, endpoints: map[store.Key]store.Endpoint{},
-		sets: map[version]store.RuleSet{}, states: map[string][]byte{}}
+		replays: map[store.Key]store.Replay{},
+		sets:    map[version]store.RuleSet{}, states: map[string][]byte{}}
 }
 
 // State returns what was last put under a name, or store.ErrNotFound.
@@ -111,6 +113,39 @@ func (r *Registry) PutEndpoint(_ context.Context, e store.Endpoint) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.endpoints[store.Key{Tenant: e.Tenant, ID: e.ID}] = e
+	return nil
+}
+
+// ChangeEndpoint replaces an endpoint that stands in e's version.
+func (r *Registry) ChangeEndpoint(_ context.Context, e store.Endpoint) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := store.Key{Tenant: e.Tenant, ID: e.ID}
+	if stands, ok := r.endpoints[key]; !ok || stands.Version != e.Version {
+		return store.ErrChanged
+	}
+	e.Version++
+	r.endpoints[key] = e
+	return nil
+}
+
+// Replays returns the last replay of every endpoint that had one.
+func (r *Registry) Replays(context.Context) ([]store.Replay, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return sorted(r.replays, func(x store.Replay) string { return x.Tenant + "/" + x.EndpointID }), nil
+}
+
+// PutReplay adds a replay, or replaces the one that stands in x's version.
+func (r *Registry) PutReplay(_ context.Context, x store.Replay) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := store.Key{Tenant: x.Tenant, ID: x.EndpointID}
+	if r.replays[key].Version != x.Version {
+		return store.ErrChanged
+	}
+	x.Version++
+	r.replays[key] = x
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"crivo/pkg/txn"
 	"crivo/services/store"
 )
 
@@ -73,6 +74,23 @@ func (t *Transactions) Raise(_ context.Context, r store.Raise) (store.Entry, err
 	}
 	e.Run, e.AcceptedAt, e.Deadline = e.Run+1, millis(r.AcceptedAt), millis(r.Deadline)
 	t.entries[r.Key] = e
+	return e, nil
+}
+
+// Dispose closes a review where nobody has.
+func (t *Transactions) Dispose(_ context.Context, key store.Key, d store.Disposition) (store.Entry, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[key]
+	switch {
+	case !ok:
+		return e, store.ErrNotFound
+	case t.decided[key].Decision != txn.Review || e.Disposition != nil:
+		return e, store.ErrChanged
+	}
+	d.At = millis(d.At)
+	e.Disposition = &d
+	t.entries[key] = e
 	return e, nil
 }
 
@@ -165,7 +183,7 @@ func (t *Transactions) Search(_ context.Context, q store.Query) ([]store.Found, 
 	found := []store.Found{}
 	for key, d := range t.decided {
 		e := t.entries[key]
-		if key.Tenant == q.Tenant && matches(q, d, e.AcceptedAt) && (!started || follows(q, store.PlaceOf(e), after)) {
+		if key.Tenant == q.Tenant && matches(q, d, e) && (!started || follows(q, store.PlaceOf(e), after)) {
 			found = append(found, store.Found{Entry: e})
 		}
 	}
@@ -179,10 +197,24 @@ func (t *Transactions) Search(_ context.Context, q store.Query) ([]store.Found, 
 	return page, next, nil
 }
 
-func matches(q store.Query, d store.Decide, accepted time.Time) bool {
-	return (len(q.Tokens) == 0 || slices.ContainsFunc(q.Tokens, func(t string) bool { return slices.Contains(d.Tokens, t) })) &&
+func matches(q store.Query, d store.Decide, e store.Entry) bool {
+	any := func(tokens []string) bool {
+		return len(tokens) == 0 || slices.ContainsFunc(tokens, func(t string) bool { return slices.Contains(d.Tokens, t) })
+	}
+	return any(q.Tokens) && any(q.Also) && (q.Disposition == "" || q.Disposition == dispositionOf(d, e)) &&
 		(q.Decision == "" || d.Decision == q.Decision) && (q.Reason == "" || slices.Contains(d.Reasons, q.Reason)) &&
-		(q.From.IsZero() || !accepted.Before(millis(q.From))) && (q.To.IsZero() || accepted.Before(millis(q.To)))
+		(q.From.IsZero() || !e.AcceptedAt.Before(millis(q.From))) && (q.To.IsZero() || e.AcceptedAt.Before(millis(q.To)))
+}
+
+// dispositionOf is what became of a review, "" for any other decision.
+func dispositionOf(d store.Decide, e store.Entry) string {
+	switch {
+	case e.Disposition != nil:
+		return e.Disposition.Outcome
+	case d.Decision == txn.Review:
+		return store.Open
+	}
+	return ""
 }
 
 // follows tells whether a comes after b in the order of a query.

@@ -41,6 +41,9 @@ type delivery struct {
 	Call          bson.ObjectID `bson:"call,omitempty"`
 	CreatedAt     time.Time     `bson:"created_at"`
 	ExpireAt      time.Time     `bson:"expire_at,omitempty"` // once it is no longer pending
+	Asked         string        `bson:"asked,omitempty"`     // trigger of the next attempt
+	Was           string        `bson:"was,omitempty"`
+	Replay        string        `bson:"replay,omitempty"`
 }
 
 // statuses are all that a row can have; a query that asks for any of them walks one index all the same.
@@ -61,7 +64,7 @@ func (d *Deliveries) row(r store.Delivery) (delivery, error) {
 	attempts, err := json.Marshal(r.Attempts)
 	out := delivery{Key: deliveryKey(r), Number: bson.NewObjectID(), ID: r.ID, Tenant: r.Tenant, Endpoint: r.EndpointID, Transaction: r.TransactionID,
 		Webhook: r.WebhookID, Type: r.Type, Body: r.Body, Status: r.Status, Attempts: string(attempts), NextAttemptAt: r.NextAttemptAt,
-		LeasedUntil: r.LeasedUntil, DueAt: dueAt(r), CreatedAt: r.CreatedAt}
+		LeasedUntil: r.LeasedUntil, DueAt: dueAt(r), CreatedAt: r.CreatedAt, Asked: r.Trigger}
 	if r.Body == nil {
 		out.Body = []byte{}
 	}
@@ -73,7 +76,8 @@ func (d *Deliveries) row(r store.Delivery) (delivery, error) {
 
 func (x delivery) delivery() (store.Delivery, error) {
 	out := store.Delivery{ID: x.ID, Tenant: x.Tenant, EndpointID: x.Endpoint, TransactionID: x.Transaction, WebhookID: x.Webhook, Type: x.Type,
-		Body: x.Body, Status: x.Status, NextAttemptAt: x.NextAttemptAt.UTC(), LeasedUntil: x.LeasedUntil.UTC(), CreatedAt: x.CreatedAt.UTC()}
+		Body: x.Body, Status: x.Status, NextAttemptAt: x.NextAttemptAt.UTC(), LeasedUntil: x.LeasedUntil.UTC(), CreatedAt: x.CreatedAt.UTC(),
+		Trigger: x.Asked, Was: x.Was, Replay: x.Replay}
 	if err := json.Unmarshal([]byte(x.Attempts), &out.Attempts); err != nil {
 		return out, fmt.Errorf("delivery %s: attempts unreadable", x.ID)
 	}
@@ -190,6 +194,8 @@ type state struct {
 	LeasedUntil   bson.DateTime `bson:"leased_until"`
 	DueAt         bson.DateTime `bson:"due_at"`
 	ExpireAt      time.Time     `bson:"expire_at,omitempty"`
+	Asked         string        `bson:"asked"`
+	Was           string        `bson:"was"`
 }
 
 // Update writes rows back.
@@ -201,7 +207,7 @@ func (d *Deliveries) Update(ctx context.Context, changed []store.Delivery) error
 			return fmt.Errorf("update deliveries: %w", err)
 		}
 		s := state{r.Status, string(attempts), bson.NewDateTimeFromTime(r.NextAttemptAt), bson.NewDateTimeFromTime(r.LeasedUntil),
-			bson.NewDateTimeFromTime(dueAt(r)), time.Time{}}
+			bson.NewDateTimeFromTime(dueAt(r)), time.Time{}, r.Trigger, r.Was}
 		row := bson.D{byID(deliveryKey(r)), {Key: "id", Value: r.ID}}
 		if r.Status == store.Pending {
 			writes[i] = update(row, s, "expire_at")
@@ -220,7 +226,8 @@ func (d *Deliveries) Update(ctx context.Context, changed []store.Delivery) error
 // Cancel ends every pending row of an endpoint.
 func (d *Deliveries) Cancel(ctx context.Context, tenant, endpoint, status string) (int, error) {
 	res, err := d.c.UpdateMany(ctx, bson.D{{Key: "tenant", Value: tenant}, {Key: "endpoint", Value: endpoint}, pending},
-		bson.D{{Key: "$set", Value: bson.D{{Key: "status", Value: status}, {Key: "expire_at", Value: d.now().Add(d.keep)}}}})
+		bson.D{{Key: "$set", Value: bson.D{{Key: "status", Value: status}, {Key: "expire_at", Value: d.now().Add(d.keep)}}},
+			without([]string{"asked", "was"})})
 	if err != nil {
 		return 0, failed("cancel", err)
 	}
@@ -238,6 +245,55 @@ func (d *Deliveries) Get(ctx context.Context, tenant, id string) (store.Delivery
 		return store.Delivery{}, failed("get delivery", err)
 	}
 	return x.delivery()
+}
+
+// Resend makes a row due for one more attempt. What it was is read first; the update holds only where it still is.
+func (d *Deliveries) Resend(ctx context.Context, r store.Resend) error {
+	for pause := firstPause; ; pause = min(2*pause, mostPause) {
+		seen, err := d.Get(ctx, r.Tenant, r.ID)
+		if err != nil {
+			return err
+		}
+		if seen.Trigger != "" || seen.LeasedUntil.After(r.At) || r.Replay != "" && seen.Replay == r.Replay {
+			return store.ErrChanged
+		}
+		res, err := d.c.UpdateOne(ctx, bson.D{byID(deliveryKey(seen)), {Key: "id", Value: r.ID}, {Key: "status", Value: seen.Status},
+			{Key: "asked", Value: bson.D{{Key: "$in", Value: bson.A{nil, ""}}}}, {Key: "leased_until", Value: bson.D{{Key: "$lte", Value: r.At}}}}, resent(seen, r))
+		switch {
+		case err != nil:
+			return failed("resend", err)
+		case res.MatchedCount > 0:
+			return nil
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return failed("resend", err)
+		}
+	}
+}
+
+func resent(seen store.Delivery, r store.Resend) bson.D {
+	set := bson.D{{Key: "status", Value: store.Pending}, {Key: "asked", Value: r.Trigger}, {Key: "was", Value: seen.Status},
+		{Key: "next_attempt_at", Value: r.At}, {Key: "due_at", Value: r.At}}
+	if r.Replay != "" {
+		set = append(set, bson.E{Key: "replay", Value: r.Replay})
+	}
+	return bson.D{{Key: "$set", Value: set}, without([]string{"expire_at"})}
+}
+
+// Between returns rows by when they were made.
+func (d *Deliveries) Between(ctx context.Context, q store.Span) ([]store.Delivery, error) {
+	filter := bson.D{{Key: "tenant", Value: q.Tenant}, {Key: "endpoint", Value: q.EndpointID},
+		{Key: "created_at", Value: bson.D{{Key: "$gte", Value: q.From}, {Key: "$lt", Value: q.To}}}}
+	if q.After != "" {
+		// The condition before bounds the walk of the index; this one leaves out those of the same millisecond that were seen.
+		filter = append(filter, bson.E{Key: "$or", Value: bson.A{bson.D{{Key: "created_at", Value: bson.D{{Key: "$gt", Value: q.From}}}},
+			bson.D{{Key: "id", Value: bson.D{{Key: "$gt", Value: q.After}}}}}})
+	}
+	found, err := find[delivery](ctx, d.c, filter, q.Limit, options.Find().SetSort(up("created_at", "id")).SetLimit(int64(q.Limit)))
+	if err != nil {
+		return nil, failed("deliveries between", err)
+	}
+	return rows(found)
 }
 
 // List returns one page, newest first; the cursor is the last row's number.

@@ -19,6 +19,7 @@ const (
 	tenants      = "tenants"
 	keys         = "keys"
 	endpoints    = "endpoints"
+	replays      = "replays"
 	listEntries  = "list_entries"
 	ruleSets     = "rule_sets"
 	states       = "states"
@@ -27,7 +28,7 @@ const (
 
 // schemaNumber grows with every change of layout. A change may add and loosen: processes of the version before go on writing
 // what they know.
-const schemaNumber = 3
+const schemaNumber = 4
 
 // collection is what one has: the type that is written to it, and its indexes beside that of _id, where all uniqueness that
 // matters stands.
@@ -52,6 +53,7 @@ var layout = []collection{
 		{name: "expired", keys: up("expire_at"), expires: true},
 		{name: "by_token", keys: up("tenant", "tokens", "accepted_at", "_id"), partial: bson.D{isDecided}},
 		{name: "by_decision", keys: up("tenant", "decision", "accepted_at", "_id"), partial: bson.D{isDecided}},
+		{name: "by_disposition", keys: up("tenant", "disposition", "accepted_at", "_id"), partial: bson.D{isReview}},
 		{name: "by_reason", keys: up("tenant", "reasons", "accepted_at", "_id"), partial: bson.D{isDecided}},
 	}},
 	{deliveries, delivery{}, []index{
@@ -60,11 +62,13 @@ var layout = []collection{
 		{name: "page", keys: append(up("tenant", "status"), down("number")...)},
 		{name: "page_of_endpoint", keys: append(up("tenant", "endpoint", "status"), down("number")...)},
 		{name: "page_of_transaction", keys: append(up("tenant", "transaction"), down("number")...)},
+		{name: "by_time", keys: up("endpoint", "created_at", "id")},
 		{name: "expired", keys: up("expire_at"), expires: true},
 	}},
 	{tenants, record{}, nil},
 	{keys, record{}, nil},
 	{endpoints, record{}, nil},
+	{replays, record{}, nil},
 	{states, record{}, nil},
 	{listEntries, listEntry{}, []index{
 		{name: "page", keys: append(up("tenant", "list"), down("number")...)},

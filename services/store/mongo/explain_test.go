@@ -196,6 +196,10 @@ func TestEveryQueryWalksAnIndex(t *testing.T) {
 	ctx, tx, dl, reg := t.Context(), db.Transactions(), db.Deliveries(), db.Registry()
 	key := func(n int) store.Key { return store.Key{Tenant: "t", ID: fmt.Sprint(n)} }
 	now := noon.Add(time.Hour)
+	var every []string // of the payees
+	for n := range 89 {
+		every = append(every, fmt.Sprint("q", n))
+	}
 	list := func(q store.DeliveryQuery) func() error {
 		return func() error {
 			q.Tenant, q.Limit = "t", 20
@@ -241,16 +245,36 @@ func TestEveryQueryWalksAnIndex(t *testing.T) {
 		"undecided":      {"_id_", func() error { _, err := tx.Undecided(ctx, []store.Key{key(1), key(2), key(7)}); return err }, false},
 		"by token":       {"by_token", search(store.Query{Tokens: []string{"p3", "p8"}}), false},
 		"by decision":    {"by_decision", search(store.Query{Decision: "review"}), false},
-		"by reason":      {"by_reason", search(store.Query{Reason: "R8"}), false},
-		"by time":        {"by_decision", search(store.Query{From: noon.Add(time.Second), To: noon.Add(3 * time.Second)}), false},
-		"oldest first":   {"by_token", search(store.Query{Tokens: []string{"p3"}, From: noon.Add(time.Second), Oldest: true}), false},
-		"insert":         {"", func() error { _, err := dl.Insert(ctx, []store.Delivery{row(1), row(2)}); return err }, false},
-		"update":         {"_id_", func() error { return dl.Update(ctx, []store.Delivery{row(1), row(2)}) }, false},
-		"lease":          {"due _id_", func() error { _, err := dl.Lease(ctx, "e1", now, now.Add(time.Minute), 20); return err }, false},
-		"lease any":      {"due _id_", func() error { _, err := dl.Lease(ctx, "", now, now.Add(time.Minute), 1000); return err }, false},
-		"due endpoints":  {"due", func() error { _, err := dl.DueEndpoints(ctx, now); return err }, false},
-		"cancel":         {"due page_of_endpoint", func() error { _, err := dl.Cancel(ctx, "t", "e2", store.Cancelled); return err }, false},
-		"delivery":       {"id page", func() error { _, err := dl.Get(ctx, "t", "dlv_8"); return err }, false},
+		"open reviews":   {"by_disposition", search(store.Query{Disposition: store.Open}), false},
+		"closed reviews": {"by_disposition", search(store.Query{Disposition: store.Declined, From: noon, Oldest: true}), false},
+		"two tokens":     {"by_token", search(store.Query{Tokens: []string{"p3"}, Also: every}), false},
+		"dispose": {"_id_", func() error {
+			_, err := tx.Dispose(ctx, key(1501), store.Disposition{Outcome: store.Approved, By: "k", At: now, Note: []byte("x")})
+			return err
+		}, false},
+		"by reason":     {"by_reason", search(store.Query{Reason: "R8"}), false},
+		"by time":       {"by_decision", search(store.Query{From: noon.Add(time.Second), To: noon.Add(3 * time.Second)}), false},
+		"oldest first":  {"by_token", search(store.Query{Tokens: []string{"p3"}, From: noon.Add(time.Second), Oldest: true}), false},
+		"insert":        {"", func() error { _, err := dl.Insert(ctx, []store.Delivery{row(1), row(2)}); return err }, false},
+		"update":        {"_id_", func() error { return dl.Update(ctx, []store.Delivery{row(1), row(2)}) }, false},
+		"lease":         {"due _id_", func() error { _, err := dl.Lease(ctx, "e1", now, now.Add(time.Minute), 20); return err }, false},
+		"lease any":     {"due _id_", func() error { _, err := dl.Lease(ctx, "", now, now.Add(time.Minute), 1000); return err }, false},
+		"due endpoints": {"due", func() error { _, err := dl.DueEndpoints(ctx, now); return err }, false},
+		"cancel":        {"due page_of_endpoint", func() error { _, err := dl.Cancel(ctx, "t", "e2", store.Cancelled); return err }, false},
+		"delivery":      {"id page", func() error { _, err := dl.Get(ctx, "t", "dlv_8"); return err }, false},
+		"resend": {"id _id_", func() error {
+			return dl.Resend(ctx, store.Resend{Tenant: "t", ID: "dlv_9", Trigger: store.Manual, At: now})
+		}, false},
+		"between": {"by_time", func() error {
+			got, err := dl.Between(ctx, store.Span{Tenant: "t", EndpointID: "e1", From: noon.Add(time.Second), To: noon.Add(2 * time.Second), Limit: 20})
+			if err == nil && len(got) < 20 {
+				err = fmt.Errorf("%d between", len(got))
+			}
+			if err == nil {
+				_, err = dl.Between(ctx, store.Span{Tenant: "t", EndpointID: "e1", From: got[9].CreatedAt, To: noon.Add(2 * time.Second), After: got[9].ID, Limit: 20})
+			}
+			return err
+		}, false},
 		"list":           {"page", list(store.DeliveryQuery{}), false},
 		"of a status":    {"page", list(store.DeliveryQuery{Status: store.Exhausted}), false},
 		"of an endpoint": {"page_of_endpoint page", list(store.DeliveryQuery{EndpointID: "e3"}), false},
@@ -260,6 +284,8 @@ func TestEveryQueryWalksAnIndex(t *testing.T) {
 		"tenants":        {"_id_", func() error { _, err := reg.Tenants(ctx); return err }, true},
 		"keys":           {"_id_", func() error { _, err := reg.Keys(ctx); return err }, true},
 		"endpoints":      {"_id_", func() error { _, err := reg.Endpoints(ctx); return err }, true},
+		"replays":        {"_id_", func() error { _, err := reg.Replays(ctx); return err }, true},
+		"change":         {"_id_", func() error { return reg.ChangeEndpoint(ctx, store.Endpoint{ID: "e", Tenant: "t1"}) }, false},
 		"put":            {"_id_", func() error { return reg.PutTenant(ctx, store.Tenant{ID: "t8"}) }, false},
 		"delete":         {"_id_", func() error { _ = reg.DeleteKey(ctx, "t", "k"); return nil }, false},
 		"list entries":   {"_id_", func() error { _, err := reg.ListEntries(ctx); return err }, true},
@@ -333,6 +359,10 @@ func fill(t testing.TB, db *mongo.DB) {
 	_, err2 := db.Transactions().Decide(ctx, decides)
 	_, err3 := db.Deliveries().Insert(ctx, rows)
 	err := or(err1, err2, err3)
+	for i := range 24 {
+		_, closeErr := db.Transactions().Dispose(ctx, sample(30*i+1).Key, store.Disposition{Outcome: store.Declined, By: "k", At: noon})
+		err = or(err, closeErr)
+	}
 	for i := range 400 {
 		err = or(err, db.Registry().Record(ctx, store.Act{Action: fmt.Sprint(i)}))
 	}
@@ -375,7 +405,7 @@ func decided(n int) store.Decide {
 // row is one of few that are pending among many that are delivered.
 func row(n int) store.Delivery {
 	r := store.Delivery{ID: fmt.Sprint("dlv_", n), Tenant: "t", EndpointID: fmt.Sprint("e", n%4), TransactionID: fmt.Sprint("tx", n), WebhookID: fmt.Sprint("msg_", n),
-		Type: "transaction.decided", Body: make([]byte, 300), Status: store.Delivered, NextAttemptAt: noon, LeasedUntil: noon, CreatedAt: noon}
+		Type: "transaction.decided", Body: make([]byte, 300), Status: store.Delivered, NextAttemptAt: noon, LeasedUntil: noon, CreatedAt: noon.Add(time.Duration(n) * time.Millisecond)}
 	switch n % 40 {
 	case 0, 1, 2, 3:
 		r.Status = store.Pending

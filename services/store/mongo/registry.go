@@ -17,7 +17,7 @@ import (
 // Registry holds tenants, keys, endpoints, lists, rule sets and the audit log, a collection each.
 type Registry struct{ db *mongo.Database }
 
-// record is a tenant, a key or an endpoint. What is only read whole is JSON text: names in it that a server could take for
+// record is a tenant, a key, an endpoint or its replay. What is only read whole is JSON text: names in it that a server could take for
 // operators are no more than text.
 type record struct {
 	ID      string `bson:"_id"` // of a key and of an endpoint "tenant/id"
@@ -25,6 +25,7 @@ type record struct {
 	Hash    string `bson:"hash,omitempty"`
 	Source  string `bson:"source,omitempty"`
 	Secrets string `bson:"secrets,omitempty"`
+	Version int    `bson:"version,omitempty"`
 	Doc     string `bson:"doc"`
 }
 
@@ -66,7 +67,7 @@ func (r *Registry) DeleteKey(ctx context.Context, tenant, id string) error {
 // Endpoints returns every tenant's endpoints.
 func (r *Registry) Endpoints(ctx context.Context) ([]store.Endpoint, error) {
 	return all(ctx, r.db.Collection(endpoints), func(e *store.Endpoint, x record) error {
-		e.Tenant = x.Tenant
+		e.Tenant, e.Version = x.Tenant, x.Version
 		return json.Unmarshal([]byte(x.Secrets), &e.Secrets)
 	})
 }
@@ -78,6 +79,64 @@ func (r *Registry) PutEndpoint(ctx context.Context, e store.Endpoint) error {
 		return fmt.Errorf("put: %w", err)
 	}
 	return r.put(ctx, endpoints, record{ID: e.Tenant + "/" + e.ID, Tenant: e.Tenant, Secrets: string(secrets)}, e)
+}
+
+// ChangeEndpoint replaces an endpoint that stands in e's version.
+func (r *Registry) ChangeEndpoint(ctx context.Context, e store.Endpoint) error {
+	secrets, err := json.Marshal(e.Secrets)
+	if err != nil {
+		return fmt.Errorf("change: %w", err)
+	}
+	return r.change(ctx, endpoints, record{ID: e.Tenant + "/" + e.ID, Tenant: e.Tenant, Secrets: string(secrets), Version: e.Version}, e)
+}
+
+// Replays returns the last replay of every endpoint that had one.
+func (r *Registry) Replays(ctx context.Context) ([]store.Replay, error) {
+	return all(ctx, r.db.Collection(replays), func(p *store.Replay, x record) error {
+		p.Version = x.Version
+		return nil
+	})
+}
+
+// PutReplay adds a replay, or replaces the one that stands in x's version.
+func (r *Registry) PutReplay(ctx context.Context, x store.Replay) error {
+	made := record{ID: x.Tenant + "/" + x.EndpointID, Tenant: x.Tenant, Version: x.Version}
+	if x.Version > 0 {
+		return r.change(ctx, replays, made, x)
+	}
+	text, err := json.Marshal(x)
+	if err != nil {
+		return fmt.Errorf("put: %w", err)
+	}
+	made.Doc, made.Version = string(text), 1
+	if _, err = r.db.Collection(replays).InsertOne(ctx, made); mongo.IsDuplicateKeyError(err) {
+		return store.ErrChanged
+	}
+	if err != nil {
+		return failed("put", err)
+	}
+	return nil
+}
+
+// change replaces the record that stands in x's version and counts that up, else it returns store.ErrChanged.
+func (r *Registry) change(ctx context.Context, name string, x record, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("change: %w", err)
+	}
+	stands := bson.D{byID(x.ID), {Key: "version", Value: x.Version}}
+	if x.Version == 0 { // not written
+		stands[1].Value = bson.D{{Key: "$exists", Value: false}}
+	}
+	x.Doc, x.Version = string(text), x.Version+1
+	res, err := r.db.Collection(name).ReplaceOne(ctx, stands, x)
+	switch {
+	case err != nil:
+		return failed("change", err)
+	case res.MatchedCount == 0:
+		return store.ErrChanged
+	}
+	return nil
 }
 
 // DeleteEndpoint removes an endpoint or returns store.ErrNotFound.

@@ -9,6 +9,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 	"go.mongodb.org/mongo-driver/v2/mongo/readpref"
 
+	"crivo/pkg/txn"
 	"crivo/services/store"
 )
 
@@ -23,6 +24,12 @@ func searched(db *mongo.Database) *mongo.Collection {
 
 // isDecided is said by every search, as the indexes for it ask.
 var isDecided = bson.E{Key: "decided_at", Value: bson.D{{Key: "$exists", Value: true}}}
+
+// isReview is said of reviews alone, as the index of their dispositions asks; undisposed of those that nobody closed.
+var (
+	isReview   = bson.E{Key: "decision", Value: txn.Review}
+	undisposed = bson.E{Key: "disposition", Value: nil} // or not there
+)
 
 // decisions are all that there are; a search for any of them walks one index all the same.
 var decisions = bson.A{"approve", "decline", "review"}
@@ -45,6 +52,14 @@ func (t *Transactions) Search(ctx context.Context, q store.Query) ([]store.Found
 	return page, next, nil
 }
 
+func list(texts []string) bson.A {
+	out := make(bson.A, len(texts))
+	for i, text := range texts {
+		out[i] = text
+	}
+	return out
+}
+
 func search(q store.Query) (filter, sort bson.D, err error) {
 	after, started, err := q.After()
 	if err != nil {
@@ -52,18 +67,23 @@ func search(q store.Query) (filter, sort bson.D, err error) {
 	}
 	filter = bson.D{{Key: "tenant", Value: q.Tenant}, isDecided}
 	if len(q.Tokens) > 0 {
-		tokens := make(bson.A, len(q.Tokens))
-		for i, token := range q.Tokens {
-			tokens[i] = token
-		}
-		filter = append(filter, in("tokens", tokens)...)
+		filter = append(filter, in("tokens", list(q.Tokens))...)
+	}
+	var also bson.A // conditions on fields that have one already
+	if len(q.Also) > 0 {
+		also = append(also, in("tokens", list(q.Also)))
 	}
 	if q.Reason != "" {
 		filter = append(filter, bson.E{Key: "reasons", Value: q.Reason})
 	}
-	if q.Decision != "" {
+	switch {
+	case q.Disposition == store.Open:
+		filter = append(filter, isReview, undisposed)
+	case q.Disposition != "":
+		filter = append(filter, isReview, bson.E{Key: "disposition", Value: q.Disposition})
+	case q.Decision != "":
 		filter = append(filter, bson.E{Key: "decision", Value: q.Decision})
-	} else if len(q.Tokens) == 0 && q.Reason == "" {
+	case len(q.Tokens) == 0 && q.Reason == "":
 		filter = append(filter, in("decision", decisions)...)
 	}
 	var span bson.D
@@ -82,9 +102,12 @@ func search(q store.Query) (filter, sort bson.D, err error) {
 	if started {
 		at := bson.DateTime(after.AcceptedAt)
 		// The first condition bounds the walk of the index; the others leave out those of the same millisecond that were seen.
-		filter = append(filter, bson.E{Key: "$and", Value: bson.A{bson.D{{Key: "accepted_at", Value: bson.D{{Key: from, Value: at}}}},
+		also = append(also, bson.D{{Key: "accepted_at", Value: bson.D{{Key: from, Value: at}}}},
 			bson.D{{Key: "$or", Value: bson.A{bson.D{{Key: "accepted_at", Value: bson.D{{Key: beyond, Value: at}}}},
-				bson.D{{Key: "_id", Value: bson.D{{Key: beyond, Value: idOf(store.Key{Tenant: q.Tenant, ID: after.ID})}}}}}}}}})
+				bson.D{{Key: "_id", Value: bson.D{{Key: beyond, Value: idOf(store.Key{Tenant: q.Tenant, ID: after.ID})}}}}}}})
+	}
+	if len(also) > 0 {
+		filter = append(filter, bson.E{Key: "$and", Value: also})
 	}
 	if len(span) > 0 {
 		filter = append(filter, bson.E{Key: "accepted_at", Value: span})

@@ -41,6 +41,10 @@ type transaction struct {
 	Unannounced bool          `bson:"unannounced,omitempty"`
 	Call        bson.ObjectID `bson:"call,omitempty"` // of Decide: which one made the decision
 	ExpireAt    time.Time     `bson:"expire_at,omitempty"`
+	Disposition string        `bson:"disposition,omitempty" schema:"one of=approved declined"` // of a review that was closed
+	DisposedBy  string        `bson:"disposed_by,omitempty"`
+	DisposedAt  time.Time     `bson:"disposed_at,omitempty"`
+	Note        []byte        `bson:"note,omitempty"`
 }
 
 func idOf(k store.Key) string { return k.Tenant + "/" + k.ID }
@@ -56,8 +60,12 @@ func claimed(c store.Claim) transaction {
 }
 
 func (t transaction) entry() store.Entry {
-	return store.Entry{Claim: store.Claim{Key: keyOf(t.ID), Digest: t.Digest, Run: t.Run, ClaimedAt: t.ClaimedAt.UTC(), AcceptedAt: t.AcceptedAt.UTC(),
+	e := store.Entry{Claim: store.Claim{Key: keyOf(t.ID), Digest: t.Digest, Run: t.Run, ClaimedAt: t.ClaimedAt.UTC(), AcceptedAt: t.AcceptedAt.UTC(),
 		Deadline: t.Deadline.UTC(), Body: t.Body}, Event: t.Event, DecidedAt: t.DecidedAt.UTC(), Unannounced: t.Unannounced}
+	if t.Disposition != "" {
+		e.Disposition = &store.Disposition{Outcome: t.Disposition, By: t.DisposedBy, At: t.DisposedAt.UTC(), Note: t.Note}
+	}
+	return e
 }
 
 func byID(id string) bson.E { return bson.E{Key: "_id", Value: id} }
@@ -189,17 +197,31 @@ func (t *Transactions) Get(ctx context.Context, key store.Key) (store.Entry, err
 // Raise starts another run of an undecided transaction. A repeat of one whose answer was lost may find its own run and return
 // store.ErrChanged: the run is raised all the same.
 func (t *Transactions) Raise(ctx context.Context, r store.Raise) (store.Entry, error) {
+	return t.guarded(ctx, "raise", r.Key, bson.D{open, {Key: "run", Value: r.FromRun}},
+		bson.D{{Key: "run", Value: r.FromRun + 1}, {Key: "accepted_at", Value: r.AcceptedAt}, {Key: "deadline", Value: r.Deadline}})
+}
+
+// Dispose closes a review where nobody has. As with Raise, a repeat may find what it did itself.
+func (t *Transactions) Dispose(ctx context.Context, key store.Key, d store.Disposition) (store.Entry, error) {
+	set := bson.D{{Key: "disposition", Value: d.Outcome}, {Key: "disposed_by", Value: d.By}, {Key: "disposed_at", Value: d.At}}
+	if d.Note != nil {
+		set = append(set, bson.E{Key: "note", Value: d.Note})
+	}
+	return t.guarded(ctx, "dispose", key, bson.D{isReview, undisposed}, set)
+}
+
+// guarded sets fields of one document where guard holds, and returns how it stands after, with store.ErrChanged elsewhere.
+func (t *Transactions) guarded(ctx context.Context, operation string, key store.Key, guard, set bson.D) (store.Entry, error) {
 	var x transaction
-	err := t.c.FindOneAndUpdate(ctx, bson.D{byID(idOf(r.Key)), open, {Key: "run", Value: r.FromRun}},
-		bson.D{{Key: "$set", Value: bson.D{{Key: "run", Value: r.FromRun + 1}, {Key: "accepted_at", Value: r.AcceptedAt}, {Key: "deadline", Value: r.Deadline}}}},
+	err := t.c.FindOneAndUpdate(ctx, append(bson.D{byID(idOf(key))}, guard...), bson.D{{Key: "$set", Value: set}},
 		options.FindOneAndUpdate().SetReturnDocument(options.After)).Decode(&x)
 	switch {
 	case err == nil:
 		return x.entry(), nil
 	case !errors.Is(err, mongo.ErrNoDocuments):
-		return store.Entry{}, failed("raise", err)
+		return store.Entry{}, failed(operation, err)
 	}
-	e, err := t.Get(ctx, r.Key)
+	e, err := t.Get(ctx, key)
 	if err == nil {
 		err = store.ErrChanged
 	}

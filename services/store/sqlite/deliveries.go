@@ -24,7 +24,11 @@ CREATE TABLE deliveries (
 	UNIQUE (tenant, endpoint, webhook)
 ) STRICT;
 CREATE INDEX due ON deliveries (endpoint, next_at) WHERE status = 'pending';
-CREATE INDEX by_transaction ON deliveries (tenant, txid, number)`}
+CREATE INDEX by_transaction ON deliveries (tenant, txid, number)`, `
+ALTER TABLE deliveries ADD COLUMN asked TEXT NOT NULL DEFAULT '';
+ALTER TABLE deliveries ADD COLUMN was TEXT NOT NULL DEFAULT '';
+ALTER TABLE deliveries ADD COLUMN replay TEXT NOT NULL DEFAULT '';
+CREATE INDEX by_time ON deliveries (endpoint, created_at, id)`}
 
 // OpenDeliveries opens or makes the store at path.
 func OpenDeliveries(path string, o Options) (*Deliveries, error) {
@@ -40,7 +44,7 @@ func OpenDeliveries(path string, o Options) (*Deliveries, error) {
 	return &Deliveries{f}, nil
 }
 
-const deliveryColumns = "number, id, tenant, endpoint, txid, webhook, type, body, status, attempts, next_at, leased_until, created_at"
+const deliveryColumns = "number, id, tenant, endpoint, txid, webhook, type, body, status, attempts, next_at, leased_until, created_at, asked, was, replay"
 
 // selectDue jumps from endpoint to endpoint in the index of what is owed, and looks in each for one row that is due: neither what
 // is delivered nor what waits for a later try costs anything.
@@ -76,7 +80,7 @@ func (d *Deliveries) Insert(ctx context.Context, rows []store.Delivery) ([]bool,
 	added := make([]bool, len(rows))
 	err := d.group(ctx, func(tx *sql.Tx) error {
 		insert, err := tx.PrepareContext(ctx, `INSERT INTO deliveries (id, tenant, endpoint, txid, webhook, type, body, status, attempts, next_at,
-			leased_until, created_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`)
+			leased_until, created_at, asked) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`)
 		if err != nil {
 			return err
 		}
@@ -87,7 +91,7 @@ func (d *Deliveries) Insert(ctx context.Context, rows []store.Delivery) ([]bool,
 				return err
 			}
 			res, err := insert.ExecContext(ctx, r.ID, r.Tenant, r.EndpointID, r.TransactionID, r.WebhookID, r.Type, r.Body, r.Status,
-				string(attempts), r.NextAttemptAt.UnixMilli(), r.LeasedUntil.UnixMilli(), r.CreatedAt.UnixMilli())
+				string(attempts), r.NextAttemptAt.UnixMilli(), r.LeasedUntil.UnixMilli(), r.CreatedAt.UnixMilli(), r.Trigger)
 			if err != nil {
 				return err
 			}
@@ -158,8 +162,8 @@ func (d *Deliveries) Update(ctx context.Context, rows []store.Delivery) error {
 			if err != nil {
 				return err
 			}
-			if _, err := tx.ExecContext(ctx, "UPDATE deliveries SET status = ?, attempts = ?, next_at = ?, leased_until = ? WHERE id = ?",
-				r.Status, string(attempts), r.NextAttemptAt.UnixMilli(), r.LeasedUntil.UnixMilli(), r.ID); err != nil {
+			if _, err := tx.ExecContext(ctx, "UPDATE deliveries SET status = ?, attempts = ?, next_at = ?, leased_until = ?, asked = ?, was = ? WHERE id = ?",
+				r.Status, string(attempts), r.NextAttemptAt.UnixMilli(), r.LeasedUntil.UnixMilli(), r.Trigger, r.Was, r.ID); err != nil {
 				return err
 			}
 		}
@@ -173,7 +177,7 @@ func (d *Deliveries) Update(ctx context.Context, rows []store.Delivery) error {
 
 // Cancel ends every pending row of an endpoint.
 func (d *Deliveries) Cancel(ctx context.Context, tenant, endpoint, status string) (int, error) {
-	res, err := d.write.ExecContext(ctx, "UPDATE deliveries SET status = ? WHERE status = 'pending' AND endpoint = ? AND tenant = ?", status, endpoint, tenant)
+	res, err := d.write.ExecContext(ctx, "UPDATE deliveries SET status = ?, asked = '', was = '' WHERE status = 'pending' AND endpoint = ? AND tenant = ?", status, endpoint, tenant)
 	if err != nil {
 		return 0, fmt.Errorf("cancel: %w", err)
 	}
@@ -195,6 +199,37 @@ func (d *Deliveries) Get(ctx context.Context, tenant, id string) (store.Delivery
 		return store.Delivery{}, store.ErrNotFound
 	}
 	return found[0], nil
+}
+
+const askAgain = `UPDATE deliveries SET asked = ?, was = status, status = 'pending', next_at = ?, replay = iif(? = '', replay, ?)
+	WHERE id = ? AND tenant = ? AND asked = '' AND leased_until <= ? AND (? = '' OR replay <> ?)`
+
+// Resend makes a row due for one more attempt.
+func (d *Deliveries) Resend(ctx context.Context, r store.Resend) error {
+	at := r.At.UnixMilli()
+	res, err := d.write.ExecContext(ctx, askAgain, r.Trigger, at, r.Replay, r.Replay, r.ID, r.Tenant, at, r.Replay, r.Replay)
+	if err != nil {
+		return fmt.Errorf("resend: %w", err)
+	}
+	if n, _ := res.RowsAffected(); n > 0 {
+		return nil
+	}
+	if _, err := d.Get(ctx, r.Tenant, r.ID); err != nil {
+		return err
+	}
+	return store.ErrChanged
+}
+
+const selectSpan = "SELECT " + deliveryColumns + ` FROM deliveries WHERE endpoint = ? AND (created_at, id) > (?, ?) AND created_at < ? AND +tenant = ?
+	ORDER BY created_at, id LIMIT ?`
+
+// Between returns rows by when they were made.
+func (d *Deliveries) Between(ctx context.Context, q store.Span) ([]store.Delivery, error) {
+	rows, err := d.read.QueryContext(ctx, selectSpan, q.EndpointID, q.From.UnixMilli(), q.After, q.To.UnixMilli(), q.Tenant, q.Limit)
+	if err != nil {
+		return nil, fmt.Errorf("deliveries between: %w", err)
+	}
+	return scanDeliveries(rows)
 }
 
 // List returns one page, newest first; the cursor is the last row's number.
@@ -243,7 +278,7 @@ func scanNumbered(rows *sql.Rows) ([]store.Delivery, []int64, error) {
 		var attempts string
 		var number, next, leased, created int64
 		if err := rows.Scan(&number, &r.ID, &r.Tenant, &r.EndpointID, &r.TransactionID, &r.WebhookID, &r.Type, &r.Body, &r.Status, &attempts,
-			&next, &leased, &created); err != nil {
+			&next, &leased, &created, &r.Trigger, &r.Was, &r.Replay); err != nil {
 			return nil, nil, fmt.Errorf("delivery row: %w", err)
 		}
 		if err := json.Unmarshal([]byte(attempts), &r.Attempts); err != nil {

@@ -4,8 +4,8 @@ import "crivo/services/store"
 
 // The queries as they are made, so that their plans can be looked at.
 var (
-	TransactionQueries = []string{selectOne, selectOverdue, selectUnannounced, selectDecided, raiseRun, clearMark}
-	DeliveryQueries    = []string{selectDue}
+	TransactionQueries = []string{selectOne, selectOverdue, selectUnannounced, selectDecided, raiseRun, clearMark, dispose}
+	DeliveryQueries    = []string{selectDue, selectSpan, askAgain}
 )
 
 // FirstTransactionSchema is that of the first files.

@@ -30,7 +30,9 @@ CREATE INDEX list_id ON list_entries (tenant, list, id);
 CREATE TABLE rule_sets (
 	name TEXT NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL, source BLOB NOT NULL, created_at INTEGER NOT NULL, PRIMARY KEY (name, version)
 ) STRICT`, `
-CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT`}
+CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT`, `
+ALTER TABLE endpoints ADD COLUMN version INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE replays (tenant TEXT NOT NULL, endpoint TEXT NOT NULL, version INTEGER NOT NULL, doc TEXT NOT NULL, PRIMARY KEY (tenant, endpoint)) STRICT`}
 
 // OpenRegistry opens or makes the registry at path.
 func OpenRegistry(path string, o Options) (*Registry, error) {
@@ -75,9 +77,9 @@ func (r *Registry) DeleteKey(ctx context.Context, tenant, id string) error {
 
 // Endpoints returns every tenant's endpoints.
 func (r *Registry) Endpoints(ctx context.Context) ([]store.Endpoint, error) {
-	return all(ctx, r.file, "SELECT doc, tenant, secrets FROM endpoints ORDER BY tenant, id", func(rows *sql.Rows, e *store.Endpoint) error {
+	return all(ctx, r.file, "SELECT doc, tenant, secrets, version FROM endpoints ORDER BY tenant, id", func(rows *sql.Rows, e *store.Endpoint) error {
 		var tenant, secrets string
-		if err := doc(rows, e, &tenant, &secrets); err != nil {
+		if err := doc(rows, e, &tenant, &secrets, &e.Version); err != nil {
 			return err
 		}
 		e.Tenant = tenant
@@ -92,6 +94,48 @@ func (r *Registry) PutEndpoint(ctx context.Context, e store.Endpoint) error {
 		return fmt.Errorf("put: %w", err)
 	}
 	return r.put(ctx, "INSERT OR REPLACE INTO endpoints (doc, tenant, id, secrets) VALUES (?,?,?,?)", e, e.Tenant, e.ID, string(secrets))
+}
+
+// ChangeEndpoint replaces an endpoint that stands in e's version.
+func (r *Registry) ChangeEndpoint(ctx context.Context, e store.Endpoint) error {
+	secrets, err := json.Marshal(e.Secrets)
+	if err != nil {
+		return fmt.Errorf("change: %w", err)
+	}
+	return r.change(ctx, "UPDATE endpoints SET doc = ?, secrets = ?, version = version + 1 WHERE tenant = ? AND id = ? AND version = ?", e, string(secrets),
+		e.Tenant, e.ID, e.Version)
+}
+
+// Replays returns the last replay of every endpoint that had one.
+func (r *Registry) Replays(ctx context.Context) ([]store.Replay, error) {
+	return all(ctx, r.file, "SELECT doc, version FROM replays ORDER BY tenant, endpoint", func(rows *sql.Rows, x *store.Replay) error {
+		return doc(rows, x, &x.Version)
+	})
+}
+
+// PutReplay adds a replay, or replaces the one that stands in x's version.
+func (r *Registry) PutReplay(ctx context.Context, x store.Replay) error {
+	statement := "UPDATE replays SET doc = ?, version = version + 1 WHERE tenant = ? AND endpoint = ? AND version = ?"
+	if x.Version == 0 {
+		statement = "INSERT OR IGNORE INTO replays (doc, tenant, endpoint, version) VALUES (?,?,?,1+?)"
+	}
+	return r.change(ctx, statement, x, x.Tenant, x.EndpointID, x.Version)
+}
+
+// change is put where it must find what it changes, else store.ErrChanged.
+func (r *Registry) change(ctx context.Context, statement string, document any, args ...any) error {
+	text, err := json.Marshal(document)
+	if err != nil {
+		return fmt.Errorf("change: %w", err)
+	}
+	res, err := r.write.ExecContext(ctx, statement, append([]any{string(text)}, args...)...)
+	if err != nil {
+		return fmt.Errorf("change: %w", err)
+	}
+	if n, _ := res.RowsAffected(); n == 0 {
+		return store.ErrChanged
+	}
+	return nil
 }
 
 // DeleteEndpoint removes an endpoint or returns store.ErrNotFound.

@@ -144,6 +144,10 @@ func walks(q store.Query, from, to int64) []walk {
 		// CROSS JOIN keeps the order: each chunk of the time is looked into.
 		w := walk{"chunks c CROSS JOIN marks w ON w.chunk = c.number AND w.mark = ? WHERE c.to_at >= ? AND c.from_at < ?",
 			[]any{tokenMark(q.Tenant, token), from, to}}
+		if len(q.Also) > 0 { // a transaction's tokens are all in one chunk
+			w.and("EXISTS (SELECT 1 FROM marks a WHERE a.chunk = c.number AND a.mark IN (?"+strings.Repeat(", ?", len(q.Also)-1)+
+				") AND a.accepted_at = w.accepted_at AND a.id = w.id)", marksOf(q.Tenant, q.Also)...)
+		}
 		if q.Reason != "" {
 			w.and("EXISTS (SELECT 1 FROM marks r WHERE r.chunk = ? AND r.mark = ? AND r.accepted_at = w.accepted_at AND r.id = w.id)",
 				reasonChunk, reasonMark(q.Tenant, q.Reason))
@@ -154,18 +158,40 @@ func walks(q store.Query, from, to int64) []walk {
 		out = []walk{{"marks w WHERE w.chunk = ? AND w.mark = ?", []any{reasonChunk, reasonMark(q.Tenant, q.Reason)}}}
 	}
 	switch {
+	case len(out) == 0 && q.Disposition != "":
+		return []walk{{"transactions w INDEXED BY by_disposition WHERE w.decision = 'review' AND w.tenant = ? AND w.disposition IS ?", []any{q.Tenant, outcomeOf(q)}}}
 	case len(out) == 0 && q.Decision != "":
 		return []walk{{"transactions w WHERE w.tenant = ? AND w.decision = ?", []any{q.Tenant, q.Decision}}}
 	case len(out) == 0:
 		return []walk{{"transactions w WHERE w.decided_at IS NOT NULL AND w.tenant = ?", []any{q.Tenant}}}
 	}
 	for i := range out {
-		if q.Decision != "" {
+		switch {
+		case q.Disposition != "":
+			out[i].and(`EXISTS (SELECT 1 FROM transactions d INDEXED BY by_disposition
+				WHERE d.decision = 'review' AND d.tenant = ? AND d.disposition IS ? AND d.accepted_at = w.accepted_at AND d.id = w.id)`, q.Tenant, outcomeOf(q))
+		case q.Decision != "":
 			out[i].and(`EXISTS (SELECT 1 FROM transactions d INDEXED BY by_decision
 				WHERE d.tenant = ? AND d.decision = ? AND d.accepted_at = w.accepted_at AND d.id = w.id)`, q.Tenant, q.Decision)
 		}
 	}
 	return out
+}
+
+func marksOf(tenant string, tokens []string) []any {
+	out := make([]any, len(tokens))
+	for i, t := range tokens {
+		out[i] = tokenMark(tenant, t)
+	}
+	return out
+}
+
+// outcomeOf is what the column holds: nothing for what is open.
+func outcomeOf(q store.Query) any {
+	if q.Disposition == store.Open {
+		return nil
+	}
+	return q.Disposition
 }
 
 // searches are the queries of a page, each from where the page begins to one more than its limit.

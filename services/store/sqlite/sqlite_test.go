@@ -190,6 +190,8 @@ func TestASearchWalksItsIndex(t *testing.T) {
 	const token, sorted = "SEARCH w USING PRIMARY KEY (chunk=? AND mark=? AND accepted_at>? AND accepted_at<?)", "USE TEMP B-TREE FOR ORDER BY"
 	const reason, decision = "SEARCH r EXISTS USING PRIMARY KEY (chunk=? AND mark=? AND accepted_at=? AND id=?)",
 		"SEARCH d EXISTS USING COVERING INDEX by_decision (tenant=? AND decision=? AND accepted_at=? AND id=?)"
+	const disposition = "SEARCH d EXISTS USING COVERING INDEX by_disposition (tenant=? AND disposition=? AND accepted_at=? AND id=?)"
+	const also = "SEARCH a EXISTS USING PRIMARY KEY (chunk=? AND mark=? AND accepted_at=? AND id=?)"
 	for name, tc := range map[string]struct {
 		query store.Query
 		plan  []string // up to the look-up of what was found
@@ -198,13 +200,16 @@ func TestASearchWalksItsIndex(t *testing.T) {
 		"decision":            {store.Query{Decision: "review"}, []string{"SEARCH w USING COVERING INDEX by_decision (tenant=? AND decision=? AND accepted_at>? AND accepted_at<?)"}},
 		"reason":              {store.Query{Reason: "R"}, []string{token}},
 		"reason and decision": {store.Query{Reason: "R", Decision: "review"}, []string{token, decision}},
+		"disposition":         {store.Query{Disposition: "open"}, []string{"SEARCH w USING COVERING INDEX by_disposition (tenant=? AND disposition=? AND accepted_at>? AND accepted_at<?)"}},
+		"reason and outcome":  {store.Query{Reason: "R", Disposition: "approved"}, []string{token, disposition}},
 		// Chunks are scanned as they are few, and what one token has in them is sorted: the rows are narrow.
 		"token":      {store.Query{Tokens: []string{"k.x"}}, []string{"SCAN c", token, sorted}},
+		"two tokens": {store.Query{Tokens: []string{"k.x"}, Also: []string{"k.y", "k.z"}}, []string{"SCAN c", token, also, sorted}},
 		"everything": {store.Query{Tokens: []string{"k.x", "k.y"}, Reason: "R", Decision: "review"}, []string{"SCAN c", token, reason, decision, sorted}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, q := range []store.Query{{}, {Cursor: cursor}, {Oldest: true}, {Oldest: true, Cursor: oldest}} {
-				q.Tokens, q.Decision, q.Reason = tc.query.Tokens, tc.query.Decision, tc.query.Reason
+				q.Tokens, q.Also, q.Decision, q.Reason, q.Disposition = tc.query.Tokens, tc.query.Also, tc.query.Decision, tc.query.Reason, tc.query.Disposition
 				for _, query := range sqlite.SearchQueries(q) {
 					want := append(append([]string{"CO-ROUTINE w"}, tc.plan...), "SCAN w", "SEARCH t USING INDEX sqlite_autoindex_transactions_1 (tenant=? AND id=?)")
 					got := plan(t, db, query)

@@ -25,7 +25,15 @@ CREATE TABLE transactions (
 	PRIMARY KEY (tenant, id)
 ) STRICT;
 CREATE INDEX undecided ON transactions (deadline) WHERE decided_at IS NULL;
-CREATE INDEX unannounced ON transactions (decided_at) WHERE unannounced = 1`, searchSchema}
+CREATE INDEX unannounced ON transactions (decided_at) WHERE unannounced = 1`, searchSchema, dispositionSchema}
+
+// The index holds reviews alone, those that are open first.
+const dispositionSchema = `
+ALTER TABLE transactions ADD COLUMN disposition TEXT;
+ALTER TABLE transactions ADD COLUMN disposed_by TEXT;
+ALTER TABLE transactions ADD COLUMN disposed_at INTEGER;
+ALTER TABLE transactions ADD COLUMN note BLOB;
+CREATE INDEX by_disposition ON transactions (tenant, disposition, accepted_at, id) WHERE decision = 'review'`
 
 // OpenTransactions opens or makes the store at path.
 func OpenTransactions(path string, o Options) (*Transactions, error) {
@@ -36,13 +44,14 @@ func OpenTransactions(path string, o Options) (*Transactions, error) {
 	return &Transactions{f}, nil
 }
 
-const columns = "tenant, id, digest, run, claimed_at, accepted_at, deadline, body, event, decided_at, unannounced"
+const columns = "tenant, id, digest, run, claimed_at, accepted_at, deadline, body, event, decided_at, unannounced, disposition, disposed_by, disposed_at, note"
 
 const (
 	insertClaim = `INSERT INTO transactions (tenant, id, digest, run, claimed_at, accepted_at, deadline, body) VALUES (?,?,?,?,?,?,?,?)
 		ON CONFLICT DO NOTHING`
 	selectOne = "SELECT " + columns + " FROM transactions WHERE tenant = ? AND id = ?"
 	raiseRun  = `UPDATE transactions SET run = run + 1, accepted_at = ?, deadline = ? WHERE tenant = ? AND id = ? AND run = ? AND decided_at IS NULL`
+	dispose   = `UPDATE transactions SET disposition = ?, disposed_by = ?, disposed_at = ?, note = ? WHERE tenant = ? AND id = ? AND decision = 'review' AND disposition IS NULL`
 	// The whole sealed transaction stands in the event, so the body need not stand twice.
 	complete = `INSERT INTO transactions (tenant, id, digest, run, claimed_at, accepted_at, deadline, event, decision, reasons, decided_at, unannounced)
 		VALUES (?,?,?,?,?,?,?,?,?,?,?,?)
@@ -100,23 +109,32 @@ func (t *Transactions) Get(ctx context.Context, key store.Key) (store.Entry, err
 
 // Raise starts another run of an undecided transaction.
 func (t *Transactions) Raise(ctx context.Context, r store.Raise) (store.Entry, error) {
-	var e store.Entry
+	return t.guarded(ctx, "raise", r.Key, raiseRun, r.AcceptedAt.UnixMilli(), r.Deadline.UnixMilli(), r.Tenant, r.ID, r.FromRun)
+}
+
+// Dispose closes a review where nobody has.
+func (t *Transactions) Dispose(ctx context.Context, key store.Key, d store.Disposition) (store.Entry, error) {
+	return t.guarded(ctx, "dispose", key, dispose, d.Outcome, d.By, d.At.UnixMilli(), d.Note, key.Tenant, key.ID)
+}
+
+// guarded makes a change of one document and returns how it stands after, with store.ErrChanged where the guard did not hold.
+func (t *Transactions) guarded(ctx context.Context, operation string, key store.Key, change string, args ...any) (e store.Entry, err error) {
 	changed := false
-	err := t.group(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, raiseRun, r.AcceptedAt.UnixMilli(), r.Deadline.UnixMilli(), r.Tenant, r.ID, r.FromRun)
+	err = t.group(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, change, args...)
 		if err != nil {
 			return err
 		}
 		n, _ := res.RowsAffected()
 		changed = n == 1
-		e, err = scan(tx.QueryRowContext(ctx, selectOne, r.Tenant, r.ID))
+		e, err = scan(tx.QueryRowContext(ctx, selectOne, key.Tenant, key.ID))
 		return err
 	})
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return e, err
 	case err != nil:
-		return e, fmt.Errorf("raise: %w", err)
+		return e, fmt.Errorf("%s: %w", operation, err)
 	case !changed:
 		return e, store.ErrChanged
 	}
@@ -246,8 +264,11 @@ func (t *Transactions) Ping(ctx context.Context) error {
 func scan(row interface{ Scan(...any) error }) (store.Entry, error) {
 	var e store.Entry
 	var claimed, accepted, deadline int64
-	var decided sql.NullInt64
-	err := row.Scan(&e.Tenant, &e.ID, &e.Digest, &e.Run, &claimed, &accepted, &deadline, &e.Body, &e.Event, &decided, &e.Unannounced)
+	var decided, disposed sql.NullInt64
+	var outcome, by sql.NullString
+	var note []byte
+	err := row.Scan(&e.Tenant, &e.ID, &e.Digest, &e.Run, &claimed, &accepted, &deadline, &e.Body, &e.Event, &decided, &e.Unannounced,
+		&outcome, &by, &disposed, &note)
 	if errors.Is(err, sql.ErrNoRows) {
 		return e, store.ErrNotFound
 	}
@@ -257,6 +278,9 @@ func scan(row interface{ Scan(...any) error }) (store.Entry, error) {
 	e.ClaimedAt, e.AcceptedAt, e.Deadline = millis(claimed), millis(accepted), millis(deadline)
 	if decided.Valid {
 		e.DecidedAt = millis(decided.Int64)
+	}
+	if outcome.Valid {
+		e.Disposition = &store.Disposition{Outcome: outcome.String, By: by.String, At: millis(disposed.Int64), Note: note}
 	}
 	return e, nil
 }

@@ -117,6 +117,7 @@ func Deliveries(t *testing.T, open func(t *testing.T) store.Deliveries) {
 		}
 	})
 	deliveryRaces(t, fill)
+	resends(t, fill)
 	t.Run("pages come newest first and end", func(t *testing.T) {
 		var rows []store.Delivery
 		for i := range 7 {

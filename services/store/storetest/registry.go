@@ -65,6 +65,7 @@ func Registry(t *testing.T, open func(t *testing.T) store.Registry) {
 			t.Errorf("%+v, %v", acts, err)
 		}
 	})
+	changes(t, open)
 	lists(t, open)
 	ruleSets(t, open)
 	states(t, open)

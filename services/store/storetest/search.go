@@ -39,6 +39,11 @@ func searchable(t *testing.T, s store.Transactions) {
 	if _, err := s.Decide(ctx, decides); err != nil {
 		t.Fatal(err)
 	}
+	for id, outcome := range map[string]string{"a04": store.Declined, "a07": store.Approved} {
+		if _, err := s.Dispose(ctx, store.Key{Tenant: "t", ID: id}, store.Disposition{Outcome: outcome, By: "key_1", At: noon, Note: []byte(id)}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	others := slices.Clone(decides) // another tenant has the same, and newer
 	for i := range others {
 		others[i].Tenant, others[i].Event = "u", []byte("of another tenant")
@@ -89,6 +94,14 @@ func Search(t *testing.T, open func(t *testing.T) store.Transactions) {
 		"any of some tokens, each once":    {store.Query{Tokens: []string{"payee.3", "nobody.1", "payer.1", "payee.3"}}, []string{"a11", "a09", "a08", "a07", "a05", "a03", "a01"}},
 		"a token and a decision":           {store.Query{Tokens: []string{"payer.0"}, Decision: "review"}, []string{"a10", "a04"}},
 		"tokens, a reason and a decision":  {store.Query{Tokens: []string{"payer.0", "payer.1"}, Reason: "R1", Decision: "approve"}, []string{"a09"}},
+		"two tokens that it must have":     {store.Query{Tokens: []string{"payee.3", "payee.1"}, Also: []string{"nobody.1", "payer.1"}}, []string{"a11", "a03", "a01"}},
+		"two tokens and all else":          {store.Query{Tokens: []string{"payer.0"}, Also: []string{"payee.0", "payee.4"}, Reason: "R0", Decision: "review"}, []string{"a04"}},
+		"open reviews":                     {store.Query{Disposition: "open"}, []string{"a10", "a01"}},
+		"reviews that were approved":       {store.Query{Disposition: "approved", Decision: "review"}, []string{"a07"}},
+		"a span of open reviews":           {store.Query{Disposition: "open", From: at(1), To: at(8)}, []string{"a01"}},
+		"a token's open reviews":           {store.Query{Disposition: "open", Tokens: []string{"payer.0"}}, []string{"a10"}},
+		"open reviews with a reason":       {store.Query{Disposition: "open", Decision: "review", Reason: "R1"}, []string{"a01"}},
+		"a token's reviews, declined":      {store.Query{Disposition: "declined", Tokens: []string{"payer.0"}, Also: []string{"payee.4"}, Reason: "R0"}, []string{"a04"}},
 		"a decision":                       {store.Query{Decision: "decline"}, []string{"a11", "a08", "a05", "a02"}},
 		"a reason":                         {store.Query{Reason: "R2"}, []string{"a10", "a06", "a02"}},
 		"a reason and a decision":          {store.Query{Reason: "R2", Decision: "approve"}, []string{"a06"}},
@@ -140,12 +153,12 @@ func Search(t *testing.T, open func(t *testing.T) store.Transactions) {
 		_, err1 := s.Claim(ctx, []store.Claim{c})
 		_, err2 := s.Raise(ctx, store.Raise{Key: c.Key, FromRun: 1, AcceptedAt: at(60), Deadline: at(62)})
 		d := decide("raised", "x")
-		d.Tokens = []string{"raised.1"}
+		d.Tokens, d.Decision = []string{"raised.1"}, "review"
 		_, err3 := s.Decide(ctx, []store.Decide{d})
 		if err := errors.Join(err1, err2, err3); err != nil {
 			t.Fatal(err)
 		}
-		for _, q := range []store.Query{{Tokens: d.Tokens}, {Reason: "A"}, {Decision: "approve"}, {}} {
+		for _, q := range []store.Query{{Tokens: d.Tokens}, {Reason: "A"}, {Decision: "review"}, {Disposition: "open"}, {}} {
 			q.Tenant, q.Limit, q.From = "t", 9, at(60)
 			if got, _ := pages(t, s, q); len(got) != 1 || got[0] != "raised" {
 				t.Errorf("%+v: %v", q, got)

@@ -127,6 +127,74 @@ func Transactions(t *testing.T, open func(t *testing.T) store.Transactions) {
 			t.Errorf("got %+v, %v", e, err)
 		}
 	})
+	t.Run("a review is closed once, and its decision stays", func(t *testing.T) {
+		s := open(t)
+		review := func(id string) store.Decide {
+			d := decide(id, "the decision of "+id)
+			d.Decision = "review"
+			return d
+		}
+		_, err := s.Claim(ctx, []store.Claim{claim("a"), claim("open")})
+		must(t, err)
+		_, err = s.Decide(ctx, []store.Decide{review("a"), review("whole"), decide("approved", "x")})
+		must(t, err)
+		for _, id := range []string{"a", "whole"} {
+			want, err := s.Get(ctx, key(id))
+			must(t, err)
+			d := store.Disposition{Outcome: store.Approved, By: "key_1", At: noon.Add(time.Hour + time.Millisecond), Note: []byte{0, 1, 2}}
+			if id == "whole" {
+				d.Outcome, d.Note = store.Declined, nil
+			}
+			want.Disposition = &d
+			got, err := s.Dispose(ctx, key(id), d)
+			must(t, err)
+			again, againErr := s.Dispose(ctx, key(id), store.Disposition{Outcome: store.Approved, By: "key_2", At: noon, Note: []byte("x")})
+			kept, err := s.Get(ctx, key(id))
+			must(t, err)
+			repeat, err := s.Decide(ctx, []store.Decide{review(id)})
+			must(t, err)
+			if !errors.Is(againErr, store.ErrChanged) || repeat[0].Status != store.DecidedBefore {
+				t.Errorf("%v, %+v", againErr, repeat)
+			}
+			for _, e := range []store.Entry{got, again, kept, repeat[0].Entry} {
+				if diff := cmp.Diff(want, e); diff != "" {
+					t.Error(diff)
+				}
+			}
+		}
+		for _, id := range []string{"open", "approved"} {
+			if e, err := s.Dispose(ctx, key(id), store.Disposition{Outcome: store.Approved}); !errors.Is(err, store.ErrChanged) || e.ID != id || e.Disposition != nil {
+				t.Errorf("%s: %+v, %v", id, e, err)
+			}
+		}
+		for _, k := range []store.Key{key("none"), {Tenant: "u", ID: "a"}} {
+			if _, err := s.Dispose(ctx, k, store.Disposition{Outcome: store.Approved}); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("%v: %v", k, err)
+			}
+		}
+	})
+	t.Run("a review is closed by one of many", func(t *testing.T) {
+		s := open(t)
+		d := decide("a", "x")
+		d.Decision = "review"
+		_, err := s.Decide(ctx, []store.Decide{d})
+		must(t, err)
+		var closed atomic.Int64
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				switch _, err := s.Dispose(ctx, key("a"), store.Disposition{Outcome: store.Declined, By: fmt.Sprint(i), At: noon}); {
+				case err == nil:
+					closed.Add(1)
+				case !errors.Is(err, store.ErrChanged):
+					t.Error(err)
+				}
+			})
+		}
+		if all.Wait(); closed.Load() != 1 {
+			t.Errorf("closed %d times", closed.Load())
+		}
+	})
 	t.Run("overdue and unannounced are found oldest first, and only they", func(t *testing.T) {
 		s := open(t)
 		for i, id := range []string{"c", "b", "a", "decided"} {

@@ -1,0 +1,195 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"crivo/services/config"
+)
+
+const deliveriesPath = "/v1/deliveries"
+
+// DeliveriesCmd looks after webhooks that are owed or were sent.
+type DeliveriesCmd struct {
+	List   DeliveriesListCmd   `cmd:"" help:"List deliveries, newest first."`
+	Show   DeliveriesShowCmd   `cmd:"" help:"Show one delivery with its attempts."`
+	Resend DeliveriesResendCmd `cmd:"" help:"Send one webhook once more and tell whether it arrived."`
+}
+
+// DeliveriesListCmd lists deliveries.
+type DeliveriesListCmd struct {
+	server
+	EndpointID    string `help:"To this endpoint." placeholder:"ID"`
+	TransactionID string `help:"About this transaction." placeholder:"ID"`
+	Status        string `help:"pending, delivered, exhausted, skipped or cancelled." enum:",pending,delivered,exhausted,skipped,cancelled" default:"" placeholder:"STATUS"`
+	Limit         int    `help:"How many at most, 1 to 500." default:"50"`
+	Cursor        string `help:"Where the list before ended." placeholder:"CURSOR"`
+}
+
+// Help shows an example.
+func (DeliveriesListCmd) Help() string {
+	return "Example:\n\n  crivo deliveries list --status exhausted"
+}
+
+// Check finds a limit that cannot be.
+func (c *DeliveriesListCmd) Check() config.Faults {
+	f := c.server.Check()
+	if c.Limit < 1 || c.Limit > 500 {
+		f.Add("limit", "%d: 1 to 500", c.Limit)
+	}
+	return f
+}
+
+// Run prints one page.
+func (c *DeliveriesListCmd) Run(ctx context.Context) error {
+	query := url.Values{"limit": {strconv.Itoa(c.Limit)}}
+	for name, value := range map[string]string{"endpoint_id": c.EndpointID, "transaction_id": c.TransactionID, "status": c.Status, "cursor": c.Cursor} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	var page jsontext.Value
+	if err := c.ask(ctx, http.MethodGet, deliveriesPath+"?"+query.Encode(), nil, &page); err != nil {
+		return err
+	}
+	if err := c.columns(page, "id", "status", "type", "transaction_id", "endpoint_id", "created_at", "next_attempt_at"); err != nil {
+		return err
+	}
+	return c.more(page)
+}
+
+// DeliveriesShowCmd shows a delivery.
+type DeliveriesShowCmd struct {
+	server
+	ID string `arg:"" help:"Of the delivery."`
+}
+
+// Help shows an example.
+func (DeliveriesShowCmd) Help() string { return "Example:\n\n  crivo deliveries show dlv_…" }
+
+// Run prints.
+func (c *DeliveriesShowCmd) Run(ctx context.Context) error {
+	var found jsontext.Value
+	if err := c.ask(ctx, http.MethodGet, deliveriesPath+"/"+url.PathEscape(c.ID), nil, &found); err != nil {
+		return err
+	}
+	return c.delivery(found)
+}
+
+// DeliveriesResendCmd sends a webhook once more.
+type DeliveriesResendCmd struct {
+	server
+	ID   string        `arg:"" help:"Of the delivery."`
+	Wait time.Duration `help:"How long to wait for what becomes of it; 0 is not at all." default:"20s"`
+}
+
+// Help shows an example.
+func (DeliveriesResendCmd) Help() string {
+	return `Whatever became of the delivery before. The tries of the schedule are neither fewer nor more. Exit status 1 where it did not
+arrive. Example:
+
+  crivo deliveries resend dlv_…`
+}
+
+// Run sends, waits and prints.
+func (c *DeliveriesResendCmd) Run(ctx context.Context) error {
+	return c.sent(ctx, deliveriesPath+"/"+url.PathEscape(c.ID)+"/resend", c.Wait)
+}
+
+// attempt is what is shown of one.
+type attempt struct {
+	Number     int    `json:"number"`
+	Trigger    string `json:"trigger"`
+	StartedAt  string `json:"started_at"`
+	DurationMS int    `json:"duration_ms"`
+	Status     int    `json:"status"`
+	Error      string `json:"error"`
+}
+
+// delivery prints one with its attempts.
+func (s server) delivery(found jsontext.Value) error {
+	err := s.members(found, "id", "status", "type", "transaction_id", "endpoint_id", "webhook_id", "created_at", "next_attempt_at")
+	if err != nil || s.JSON {
+		return err
+	}
+	var d struct {
+		Attempts []attempt `json:"attempts"`
+	}
+	if err := json.Unmarshal(found, &d); err != nil || len(d.Attempts) == 0 {
+		return err
+	}
+	fmt.Println()
+	out := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(out, "ATTEMPT\tTRIGGER\tSTARTED\tMS\tSTATUS\tERROR")
+	for _, a := range d.Attempts {
+		fmt.Fprintf(out, "%d\t%s\t%s\t%d\t%d\t%s\n", a.Number, a.Trigger, a.StartedAt, a.DurationMS, a.Status, a.Error)
+	}
+	return out.Flush()
+}
+
+var errNotArrived = errors.New("it did not arrive")
+
+// sent has a webhook sent by path and waits for its attempt.
+func (s server) sent(ctx context.Context, path string, wait time.Duration) error {
+	var asked struct {
+		ID       string    `json:"id"`
+		Attempts []attempt `json:"attempts"`
+	}
+	var found jsontext.Value
+	err := s.ask(ctx, http.MethodPost, path, nil, &found)
+	if err == nil {
+		err = json.Unmarshal(found, &asked)
+	}
+	if err != nil {
+		return err
+	}
+	before := 0
+	if n := len(asked.Attempts); n > 0 {
+		before = asked.Attempts[n-1].Number
+	}
+	for give := time.Now().Add(wait); time.Now().Before(give); {
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+		if err := s.ask(ctx, http.MethodGet, deliveriesPath+"/"+url.PathEscape(asked.ID), nil, &found); err != nil {
+			return err
+		}
+		if err := json.Unmarshal(found, &asked); err != nil {
+			return err
+		}
+		last := len(asked.Attempts) - 1
+		if last < 0 || asked.Attempts[last].Number == before {
+			continue
+		}
+		if err := s.delivery(found); err != nil {
+			return err
+		}
+		if asked.Attempts[last].Status/100 != 2 {
+			return errNotArrived
+		}
+		return nil
+	}
+	if err := s.delivery(found); err != nil || wait == 0 {
+		return err
+	}
+	return fmt.Errorf("no attempt within %s", wait)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

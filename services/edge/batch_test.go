@@ -1,0 +1,158 @@
+package edge_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/google/go-cmp/cmp"
+
+	"crivo/services/edge"
+)
+
+// outcomes reads "status id", with its retry and whether it is a repeat, of every item.
+func (a answer) outcomes(t *testing.T) (out []string) {
+	t.Helper()
+	var page struct {
+		Items []struct {
+			ID       string `json:"id"`
+			Status   int    `json:"status"`
+			Retry    int    `json:"retry_after"`
+			Replayed bool   `json:"idempotent_replayed"`
+		} `json:"items"`
+	}
+	if err := json.Unmarshal([]byte(a.body), &page); err != nil || a.status != http.StatusMultiStatus {
+		t.Fatalf("%d %s, %v", a.status, a.body, err)
+	}
+	for _, i := range page.Items {
+		line := fmt.Sprint(i.Status, " ", i.ID)
+		if i.Retry > 0 {
+			line += fmt.Sprint(" after ", i.Retry)
+		}
+		if i.Replayed {
+			line += " again"
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+func (e *running) batch(items ...string) answer {
+	e.t.Helper()
+	return e.do(http.MethodPost, "/v1/transactions/batch", "["+strings.Join(items, ",")+"]")
+}
+
+func TestE17OfOneIDTheOrderOfTheBatchCounts(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	var items, want []string
+	for n := range 60 {
+		id := fmt.Sprint("x", n)
+		first, other := r.payment(id), strings.Replace(r.payment(id), "13725", "13726", 1)
+		items = append(items, first, other, first)
+		want = append(want, "202 "+id, "409 "+id, "202 "+id+" again")
+	}
+	if diff := cmp.Diff(want, e.batch(items...).outcomes(t)); diff != "" {
+		t.Error(diff)
+	}
+	if n := len(r.submitted()); n != 60 {
+		t.Errorf("%d messages", n)
+	}
+}
+
+func TestE17ItemsShareCommits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	commits := 0
+	r.store.breaks("claim", func(context.Context) error { // one group at a time
+		commits++
+		time.Sleep(5 * time.Millisecond)
+		return nil
+	})
+	var items []string
+	for n := range 200 {
+		items = append(items, r.payment(fmt.Sprint("x", n)))
+	}
+	for i, got := range e.batch(items...).outcomes(t) {
+		if want := fmt.Sprint("202 x", i); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	if commits > 50 {
+		t.Errorf("%d commits of 200 items", commits)
+	}
+}
+
+func TestE17AnItemIsRefusedAsASubmissionWouldBe(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a", func(c *edge.Config) { c.MaxInFlight = 3 })
+	x, y := r.payment("x"), r.payment("y")
+	accepted(t, e.post(x), false)
+
+	r.store.breaks("claim", down)
+	if diff := cmp.Diff([]string{"503 y after 1", "422 ", "503 x after 1"}, e.batch(y, "{}", x).outcomes(t)); diff != "" {
+		t.Errorf("the store is down: %s", diff)
+	}
+	r.store.breaks("claim", func(context.Context) error { panic("529.982.247-25") })
+	if a := e.batch(y); strings.Contains(a.body, "529") || cmp.Diff([]string{"503 y after 1"}, a.outcomes(t)) != "" {
+		t.Errorf("a write that panics: %s", a.body)
+	}
+	r.store.breaks("claim", nil)
+	r.decide(key("x"), "a")
+	r.await("x to be decided", func() bool { return e.post(x).status == http.StatusOK })
+	if diff := cmp.Diff([]string{"200 x again", "202 y"}, e.batch(x, y).outcomes(t)); diff != "" {
+		t.Errorf("one is decided: %s", diff)
+	}
+
+	// Two places are left for five, whoever comes first.
+	tally := map[string]int{}
+	for _, o := range e.batch(r.payment("a"), r.payment("b"), r.payment("c"), r.payment("d"), r.payment("e")).outcomes(t) {
+		status, _, _ := strings.Cut(o, " ")
+		tally[status]++
+	}
+	if tally["202"] != 2 || tally["503"] != 3 {
+		t.Errorf("got %v", tally)
+	}
+	refused(t, e.batch(y), "overload") // before the body is read
+}
+
+func TestE18MoreBatchesThanAreHeldInMemoryAreRefusedUnread(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	const head = "POST /v1/transactions/batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + bootstrap +
+		"\r\nContent-Type: application/json\r\nContent-Length: 500\r\nExpect: 100-continue\r\n\r\n"
+	for range 16 { // each is being read: the server asks for the body
+		_, from := e.raw(head)
+		if line, err := from.ReadString('\n'); err != nil || !strings.Contains(line, " 100 ") {
+			t.Fatalf("%q, %v", line, err)
+		}
+	}
+	_, from := e.raw(head)
+	refused(t, read(t, from), "overload")
+	accepted(t, e.post(r.payment("x")), false) // a single one is not in their way
+}
+
+// A dry run asks the decider, and nothing else of the edge.
+func TestE29ADryRunTouchesNeitherStoreNorBroker(t *testing.T) {
+	inBubbleWith(t, false, reviewing, func(b *bubble) {
+		for _, call := range []string{"claim", "get", "raise", "decide"} {
+			b.store.breaks(call, func(context.Context) error { t.Error(call); return nil })
+		}
+		a, _ := b.ask(http.MethodPost, "/v1/transactions/dry-run", paymentAt("x", time.Now()))
+		if a.status != http.StatusOK || a.member("decision") != "review" || a.member("dry_run") != "true" {
+			t.Errorf("got %d %s", a.status, a.body)
+		}
+		time.Sleep(time.Minute) // no guard, no sweep, no waiter comes for it
+		if len(b.broker.took) != 0 {
+			t.Errorf("published %v", b.broker.took)
+		}
+	})
+}

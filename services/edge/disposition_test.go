@@ -1,0 +1,137 @@
+package edge_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"crivo/pkg/txn"
+	"crivo/services/store"
+)
+
+const noteText = "CANARY called Ana back: it was her"
+
+func (e *running) dispose(id, body string) answer {
+	e.t.Helper()
+	return e.do(http.MethodPost, "/v1/transactions/"+id+"/disposition", body)
+}
+
+func TestAReviewIsClosedOnceAndItsDecisionStays(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	r.decided("default", []string{"x", "y"}, txn.Review)
+	before := e.do(http.MethodGet, "/v1/transactions/x", "")
+	a := e.dispose("x", `{"disposition":"approved","note":"`+noteText+`"}`)
+	want := strings.TrimSuffix(before.body, "}") + fmt.Sprintf(`,"disposition":"approved","note":%q,"disposed_at":%q,"disposed_by":"key_bootstrap"}`,
+		noteText, txn.At(r.clock.Now()).Format("2006-01-02T15:04:05.000Z"))
+	if a.status != http.StatusOK || a.body != want {
+		t.Errorf("got %d %s, want %s", a.status, a.body, want)
+	}
+	if got := e.do(http.MethodGet, "/v1/transactions/x", ""); got.body != want {
+		t.Errorf("got later: %s", got.body)
+	}
+	for _, body := range []string{`{"disposition":"approved","note":"` + noteText + `"}`, `{"disposition":"declined"}`} {
+		if a := e.dispose("x", body); a.status != http.StatusConflict || a.slug() != "conflict" || strings.Contains(a.body, "CANARY") {
+			t.Errorf("a second one: %d %s", a.status, a.body)
+		}
+	}
+	if a := e.dispose("y", `{"disposition":"declined","note":null}`); a.status != http.StatusOK || a.member("disposition") != "declined" || a.member("note") != "" {
+		t.Errorf("without a note: %d %s", a.status, a.body)
+	}
+	// A repeat of the submission is answered as before.
+	kept, err := r.memory.Get(t.Context(), store.Key{Tenant: "default", ID: "x"})
+	if err != nil || strings.Contains(string(kept.Disposition.Note), "Ana") || len(kept.Disposition.Note) < len(noteText) || strings.Contains(string(kept.Event), "approved") {
+		t.Errorf("kept %+v, %v", kept, err)
+	}
+	acts, err := r.registry.Acts(t.Context(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var recorded []string
+	for _, a := range acts {
+		recorded = append(recorded, fmt.Sprint(a.Actor, " ", a.Action, " ", a.Target, " ", a.Detail))
+	}
+	if diff := cmp.Diff([]string{"key_bootstrap transaction.dispose y map[disposition:declined]", "key_bootstrap transaction.dispose x map[disposition:approved]"}, recorded); diff != "" {
+		t.Error(diff)
+	}
+	for queue, want := range map[string]int{"open": 0, "approved": 1, "declined": 1} {
+		if got := e.search(`{"disposition":"` + queue + `"}`); len(got.Items) != want {
+			t.Errorf("%s: %+v", queue, got)
+		}
+	}
+}
+
+func TestOnlyAnOpenReviewCanBeClosed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	e.made("/v1/tenants", `{"id":"acme"}`)
+	acme := e.as(e.made("/v1/keys", `{"tenant":"acme","roles":["admin"]}`).member("key"))
+	reader := e.as(e.made("/v1/keys", `{"roles":["read","submit","operator"]}`).member("key"))
+	r.decided("default", []string{"approved"}, txn.Approve)
+	r.decided("default", []string{"review", "contested"}, txn.Review)
+	e.post(r.payment("processing"))
+	const fine = `{"disposition":"approved"}`
+	for name, tc := range map[string]struct {
+		who      *running
+		id, body string
+		status   int
+		says     string
+	}{
+		"not decided":      {e, "processing", fine, 409, "not decided yet"},
+		"no review":        {e, "approved", fine, 409, "only a review"},
+		"not there":        {e, "nobody", fine, 404, ""},
+		"another tenant's": {acme, "review", fine, 404, ""},
+		"no role":          {reader, "review", fine, 403, ""},
+		"nothing":          {e, "review", `{}`, 422, `"/disposition","code":"required"`},
+		"no such outcome":  {e, "review", `{"disposition":"CANARY"}`, 422, `"/disposition","code":"format"`},
+		"open again":       {e, "review", `{"disposition":"open"}`, 422, `"/disposition","code":"format"`},
+		"much":             {e, "review", `{"disposition":"approved","note":"` + strings.Repeat("é", 1001) + `"}`, 422, `"/note","code":"too_long"`},
+		"unknown":          {e, "review", `{"disposition":1,"outcome":"CANARY"}`, 422, `"/outcome","code":"unknown_field"`},
+		"broken":           {e, "review", `{"disposition":`, 400, ""},
+	} {
+		if a := tc.who.dispose(tc.id, tc.body); a.status != tc.status || a.slug() == "" || !strings.Contains(a.body, tc.says) || strings.Contains(a.body, "CANARY") {
+			t.Errorf("%s: %d %s", name, a.status, a.body)
+		}
+	}
+	// One who is slower by a moment.
+	r.store.breaks("dispose", func(context.Context) error {
+		_, err := r.memory.Dispose(t.Context(), store.Key{Tenant: "default", ID: "contested"}, store.Disposition{Outcome: store.Declined, By: "key_other", At: r.clock.Now()})
+		return err
+	})
+	if a := e.dispose("contested", fine); a.status != http.StatusConflict || a.slug() != "conflict" {
+		t.Errorf("contested: %d %s", a.status, a.body)
+	}
+	r.store.breaks("dispose", down)
+	if a := e.dispose("review", fine); a.status != http.StatusServiceUnavailable || a.slug() != "store" {
+		t.Errorf("a store that is down: %d %s", a.status, a.body)
+	}
+	if a := e.do(http.MethodGet, "/v1/transactions/contested", ""); a.member("disposition") != "declined" || a.member("decision") != "review" || a.member("disposed_by") != "key_other" {
+		t.Errorf("contested: %s", a.body)
+	}
+}
+
+func TestWhatCannotBeRecordedIsNotClosed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	record := r.audit
+	r.audit = func(ctx context.Context, a store.Act) error {
+		if a.Action == "transaction.dispose" {
+			return errDown
+		}
+		return record(ctx, a)
+	}
+	e := r.edge("a")
+	r.decided("default", []string{"x"}, txn.Review)
+	if a := e.dispose("x", `{"disposition":"approved"}`); a.status != http.StatusServiceUnavailable {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := e.do(http.MethodGet, "/v1/transactions/x", ""); a.member("disposition") != "" {
+		t.Errorf("closed: %s", a.body)
+	}
+}
