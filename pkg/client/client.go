@@ -34,19 +34,22 @@ type State struct {
 	AcceptedAt txn.Time      // zero where the answer does not say
 	Decision   *txn.Decision // nil while it is processing
 	Replayed   bool          // this was a repeat of what had been accepted before
+	// Disposition is how an analyst closed a review: approved, declined, or "" while nobody did. Submit does not tell it.
+	Disposition string
 }
 
 // UnmarshalJSON reads the answer for one transaction.
 func (s *State) UnmarshalJSON(data []byte) error {
 	var head struct {
-		ID         string   `json:"id"`
-		Status     string   `json:"status"`
-		AcceptedAt txn.Time `json:"accepted_at"`
+		ID          string   `json:"id"`
+		Status      string   `json:"status"`
+		AcceptedAt  txn.Time `json:"accepted_at"`
+		Disposition string   `json:"disposition"`
 	}
 	if err := json.Unmarshal(data, &head); err != nil {
 		return err
 	}
-	*s = State{ID: head.ID, AcceptedAt: head.AcceptedAt}
+	*s = State{ID: head.ID, AcceptedAt: head.AcceptedAt, Disposition: head.Disposition}
 	switch head.Status {
 	case "processing":
 		return nil
@@ -138,17 +141,17 @@ type Query struct {
 	Account     Account  `json:"account,omitzero"`  // of payer or payee
 	Decision    string   `json:"decision,omitzero"`
 	Reason      string   `json:"reason,omitzero"`      // a code
-	Disposition string   `json:"disposition,omitzero"` // open: what waits for an analyst
+	Disposition string   `json:"disposition,omitzero"` // open: what waits for an analyst; approved, declined
 	From        txn.Time `json:"from,omitzero"`        // accepted then or later
 	To          txn.Time `json:"to,omitzero"`          // accepted before
 	Order       string   `json:"order,omitzero"`       // newest (first), oldest
 	Limit       int      `json:"limit,omitzero"`       // of one page; the edge's own without it
 }
 
-// Account names an account.
+// Account names an account, exactly as it was submitted.
 type Account struct {
-	ISPB   string `json:"ispb"`
-	Branch string `json:"branch"`
+	ISPB   string `json:"ispb,omitzero"`
+	Branch string `json:"branch,omitzero"`
 	Number string `json:"number"`
 }
 

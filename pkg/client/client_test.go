@@ -384,10 +384,10 @@ func TestBatchThatFindsNoRoomSaysSoInTheEnd(t *testing.T) {
 func TestSearchGoesThroughThePages(t *testing.T) {
 	in(t, 0, func(t *testing.T, ctx context.Context) {
 		c, f := edge(says(200, `{"items":[`+decided+`,`+decided+`],"next_cursor":"c1"}`), problem(503, "store"), says(200, `{"items":[],"next_cursor":"c2"}`),
-			says(200, `{"items":[`+processing+`],"next_cursor":null}`))
+			says(200, `{"items":[`+strings.TrimSuffix(decided, "}")+`,"disposition":"declined"}],"next_cursor":null}`))
 		n := 0
 		for s, err := range c.Search(ctx, client.Query{Decision: txn.Review, From: txn.Millis(0), Account: client.Account{ISPB: "12345678", Branch: "1", Number: "2"}, Limit: 2}) {
-			if n++; err != nil || s.ID != "ord-1" || (s.Decision == nil) != (n == 3) {
+			if n++; err != nil || s.ID != "ord-1" || s.Decision == nil || s.Disposition != map[int]string{3: "declined"}[n] {
 				t.Errorf("%d: %+v, %v", n, s, err)
 			}
 		}
