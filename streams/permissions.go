@@ -24,6 +24,7 @@ func Permissions(service string) (publish, subscribe []string) {
 			publish = append(publish, "$JS.API.STREAM.INFO."+s.Stream) // for the room in it
 		}
 		publish = append(publish, letters...)
+		publish = append(publish, "$JS.API.DIRECT.GET."+Decided, "$JS.API.STREAM.MSG.GET."+Decided) // for who listens to decisions
 		subscribe = append(subscribe, "tx.intake.*", "edge.*", "control.>", "$SRV.>")
 	case "enrich":
 		publish = append(publish, "tx.enriched.*", "tx.scored.*", "$JS.API.DIRECT.GET."+Submitted+".>", "$JS.API.DIRECT.GET."+Submitted,

@@ -1,12 +1,17 @@
 package broker_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"crivo/services/broker"
 )
@@ -69,4 +74,101 @@ func operatorKey(t *testing.T, dir string) string {
 		}
 	}
 	return strings.Join(names, " ")
+}
+
+// A server of a cluster of one's own learns of a tenant by reading its configuration again, and keeps what runs.
+func TestAClusterLearnsOfATenant(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "secrets")
+	if _, _, err := broker.ClusterTenant(dir, "acme", time.Time{}); err == nil || !strings.Contains(err.Error(), "no secrets") {
+		t.Errorf("without secrets: %v", err)
+	}
+	if _, err := broker.Provision(dir); err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "nats.conf")
+	text := "listen: \"127.0.0.1:-1\"\njetstream { store_dir: " + strconv.Quote(t.TempDir()) + " }\ninclude nats-auth.conf\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o, err := server.ProcessConfigFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.NoSigs, o.NoLog = true, true
+	s, err := server.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(within) {
+		t.Fatal("not ready")
+	}
+	edge, err := nats.Connect(s.ClientURL(), nats.UserCredentials(filepath.Join(dir, "edge.creds")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(edge.Close)
+	if _, err := edge.Subscribe("tx.intake.*", func(m *nats.Msg) { _ = m.Respond([]byte(m.Subject)) }); err != nil || edge.Flush() != nil {
+		t.Fatal(err)
+	}
+	for _, tenant := range []string{"acme", "other"} { // the second one's must not make the first one's unknown
+		id, creds, err := broker.ClusterTenant(dir, tenant, time.Time{})
+		if err != nil || !strings.HasPrefix(id, "U") {
+			t.Fatal(id, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, tenant+".creds"), creds, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Reload(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tenant := range []string{"acme", "other"} {
+		refused := make(chan error, 8)
+		nc, err := nats.Connect(s.ClientURL(), nats.UserCredentials(filepath.Join(dir, tenant+".creds")),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+		if err != nil {
+			t.Fatal(tenant, err)
+		}
+		defer nc.Close()
+		if m, err := nc.Request("tx.intake."+tenant, nil, within); err != nil || string(m.Data) != "tx.intake."+tenant {
+			t.Errorf("%s: %v, %v", tenant, m, err)
+		}
+		for _, subject := range []string{"tx.intake.third", "tx.submitted." + tenant, "$JS.API.STREAM.NAMES"} {
+			if err := nc.Publish(subject, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-refused; !errors.Is(err, nats.ErrPermissionViolation) {
+				t.Errorf("%s: %v", subject, err)
+			}
+		}
+	}
+	if _, err := broker.Provision(dir); err != nil { // as after an upgrade
+		t.Fatal(err)
+	}
+	if err := s.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if nc, err := nats.Connect(s.ClientURL(), nats.UserCredentials(filepath.Join(dir, "acme.creds"))); err != nil {
+		t.Errorf("after an upgrade: %v", err)
+	} else {
+		nc.Close()
+	}
+}
+
+func TestACredentialEndsWhenItShould(t *testing.T) {
+	s := start(t, t.TempDir())
+	_, creds, err := s.TenantCreds("acme", time.Now().Add(-time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "c")
+	if err := os.WriteFile(path, creds, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if nc, err := nats.Connect(s.URL(), nats.UserCredentials(path)); err == nil {
+		nc.Close()
+		t.Error("an expired credential is good")
+	}
 }

@@ -119,7 +119,7 @@ func (c *BenchCmd) Run(ctx context.Context) error {
 	}
 	defer target.stop()
 	trips := newTrips()
-	receiver, err := openSink(ctx, c.Sink, target, trips)
+	receiver, err := openSink(ctx, c.Sink, target, trips.webhook)
 	if err != nil {
 		return err
 	}

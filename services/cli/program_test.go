@@ -190,6 +190,8 @@ func TestAWrongCallIsStatusTwoAndNamesEveryFault(t *testing.T) {
 		"a certificate that is none":   {[]string{"up", "--tls-cert", "c.pem", "--tls-key", "k.pem"}, []string{"tls-cert: open c.pem"}},
 		"bench": {[]string{"bench", "--rate", "0", "--duration", "0s", "--connections", "0", "--ops", "ftp://there", "--url", "here", "--set", "a=b"},
 			[]string{"rate: ", "duration: ", "connections: ", "ops: ", "url: ", "set a: no such field"}},
+		"tail":                         {[]string{"tail", "--decision", "approve,maybe", "--url", "here"}, []string{`decision: "maybe"`, "url: "}},
+		"demo":                         {[]string{"demo", "--rate", "0", "--duration=-1s"}, []string{"rate: ", "duration: "}},
 		"a client":                     {[]string{"keys", "list", "--url", "localhost:8080"}, []string{`url: "localhost:8080" is no address such as`}},
 		"a client by another protocol": {[]string{"keys", "list", "--url", "ftp://127.0.0.1"}, []string{"url: "}},
 		"streams":                      {[]string{"streams", "diff", "--replicas", "2", "--stream-bytes", "1"}, []string{"replicas: 2: 1, 3 or 5", "stream-bytes: "}},

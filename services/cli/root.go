@@ -17,7 +17,9 @@ type root struct {
 	Config string `help:"YAML file of settings, named like the flags; flags and environment win over it." placeholder:"FILE"`
 
 	Up         UpCmd         `cmd:"" help:"Run the whole system in one process."`
+	Demo       DemoCmd       `cmd:"" help:"Show the whole system at work, with made-up traffic."`
 	Submit     SubmitCmd     `cmd:"" help:"Send transactions from files."`
+	Tail       TailCmd       `cmd:"" help:"Print decisions as they are made."`
 	Bench      BenchCmd      `cmd:"" help:"Measure a system under open-loop load."`
 	Endpoints  EndpointsCmd  `cmd:"" help:"Webhook endpoints: create, list, show, update, pause, resume, rotate-secret, test, replay, delete."`
 	Deliveries DeliveriesCmd `cmd:"" help:"Webhooks that are owed or were sent: list, show, resend."`

@@ -49,6 +49,7 @@ type answer struct {
 // problem is the part of an RFC 9457 document that people need.
 type problem struct {
 	Title  string      `json:"title"`
+	Status int         `json:"status"`
 	Detail string      `json:"detail"`
 	Errors []txn.Fault `json:"errors"`
 }

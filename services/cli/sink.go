@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -15,7 +14,10 @@ import (
 	"crivo/pkg/webhook"
 )
 
-// sink is the bench's own webhook receiver. It verifies every signature; what does not verify counts as not delivered.
+// delivered is told of every webhook that verified.
+type delivered func(d txn.Decision, now time.Time)
+
+// sink is a webhook receiver of our own. It verifies every signature; what does not verify counts as not delivered.
 type sink struct {
 	server   *http.Server
 	target   *target
@@ -23,7 +25,7 @@ type sink struct {
 	served   chan struct{}
 }
 
-func openSink(ctx context.Context, address string, t *target, into *trips) (*sink, error) {
+func openSink(ctx context.Context, address string, t *target, into delivered) (*sink, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
@@ -32,7 +34,7 @@ func openSink(ctx context.Context, address string, t *target, into *trips) (*sin
 		ID     string `json:"id"`
 		Secret string `json:"secret"`
 	}
-	body := fmt.Appendf(nil, `{"url":"http://%s/","payload":"full","events":["transaction.decided"],"description":"crivo bench"}`, listener.Addr())
+	body := fmt.Appendf(nil, `{"url":"http://%s/","payload":"full","events":["transaction.decided"],"description":"crivo"}`, listener.Addr())
 	if err := t.send.call(ctx, http.MethodPost, "/v1/webhook-endpoints", body, &made); err != nil {
 		_ = listener.Close()
 		return nil, fmt.Errorf("webhook endpoint %s: %w (a server that runs already must allow it: --webhook-allow)", listener.Addr(), err)
@@ -53,7 +55,7 @@ func openSink(ctx context.Context, address string, t *target, into *trips) (*sin
 	return s, nil
 }
 
-func receive(secret webhook.Secret, into *trips) http.HandlerFunc {
+func receive(secret webhook.Secret, into delivered) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 		if err != nil || webhook.Verify(secret, r.Header, body, time.Now()) != nil {
@@ -68,8 +70,7 @@ func receive(secret webhook.Secret, into *trips) http.HandlerFunc {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
-		verdict, _ := json.Marshal(&event.Data.Verdict, json.Deterministic(true))
-		into.delivered(event.Data.ID, string(bytes.TrimSpace(verdict)), event.Data.LatencyMS, time.Now())
+		into(event.Data, time.Now())
 		w.WriteHeader(http.StatusNoContent)
 	}
 }

@@ -20,7 +20,7 @@ import (
 	"crivo/services/config"
 )
 
-// target is the system under load: one that runs already, or a child of the bench in a folder that goes with it.
+// target is the system under load: one that runs already, or a child of this process in a folder that goes with it.
 type target struct {
 	send       *sender
 	ops        string // empty: CPU and memory stay unknown
@@ -39,23 +39,23 @@ func (c *BenchCmd) target(ctx context.Context) (*target, error) {
 		}
 		return &target{send: newSender(c.URL, key, c.Connections), ops: c.Ops, durability: "unknown", stop: func() {}}, nil
 	}
-	return c.child(ctx)
+	return child(ctx, "bench", c.Durability, c.Connections)
 }
 
-// child starts crivo up beside the bench and waits until it is ready.
-func (c *BenchCmd) child(ctx context.Context) (*target, error) {
-	dir, err := os.MkdirTemp("", "crivo-bench-")
+// child starts crivo up beside this process, for the command called name, and waits until it is ready.
+func child(ctx context.Context, name, durability string, connections int) (*target, error) {
+	dir, err := os.MkdirTemp("", "crivo-"+name+"-")
 	if err != nil {
 		return nil, err
 	}
-	t, err := c.childIn(ctx, dir)
+	t, err := childIn(ctx, dir, name, durability, connections)
 	if err != nil {
 		_ = os.RemoveAll(dir)
 	}
 	return t, err
 }
 
-func (c *BenchCmd) childIn(ctx context.Context, dir string) (*target, error) {
+func childIn(ctx context.Context, dir, name, durability string, connections int) (*target, error) {
 	addresses, err := freeAddresses(2)
 	if err != nil {
 		return nil, err
@@ -69,9 +69,9 @@ func (c *BenchCmd) childIn(ctx context.Context, dir string) (*target, error) {
 		return nil, err
 	}
 	defer log.Close()
-	key := "bench-" + rand.Text()
+	key := name + "-" + rand.Text()
 	cmd := exec.Command(binary, "up", "--data", filepath.Join(dir, "data"), "--http", addresses[0], "--ops", addresses[1],
-		"--nats", "none", "--webhook-allow", "127.0.0.0/8", "--durability", c.Durability, "--tls-cert=", "--tls-key=")
+		"--nats", "none", "--webhook-allow", "127.0.0.0/8", "--durability", durability, "--tls-cert=", "--tls-key=")
 	cmd.Env = append(os.Environ(), config.Env(keyFile)+"="+key)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
@@ -82,7 +82,7 @@ func (c *BenchCmd) childIn(ctx context.Context, dir string) (*target, error) {
 		_ = cmd.Wait()
 		close(exited)
 	}()
-	t := &target{send: newSender("http://"+addresses[0], key, c.Connections), ops: "http://" + addresses[1], durability: c.Durability}
+	t := &target{send: newSender("http://"+addresses[0], key, connections), ops: "http://" + addresses[1], durability: durability}
 	t.stop = func() { stopChild(cmd.Process, exited); _ = os.RemoveAll(dir) }
 	if err := t.ready(ctx, exited); err != nil {
 		text, _ := os.ReadFile(log.Name())

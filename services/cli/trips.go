@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/go-json-experiment/json"
 
 	"crivo/pkg/stage"
+	"crivo/pkg/txn"
 )
 
 // trips follows every transaction of a bench run from when it was due to its webhook. Only accepted ones are measured: what a
@@ -74,6 +76,12 @@ func (t *trips) answered(id string, a answer, err error, now time.Time) {
 	if trip.verdict != "" {
 		t.complete(trip)
 	}
+}
+
+// webhook notes one that verified.
+func (t *trips) webhook(d txn.Decision, now time.Time) {
+	verdict, _ := json.Marshal(&d.Verdict, json.Deterministic(true))
+	t.delivered(d.ID, string(verdict), d.LatencyMS, now)
 }
 
 // delivered notes a verified webhook.

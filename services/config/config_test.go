@@ -47,7 +47,8 @@ func (c *serveCmd) Check() config.Faults {
 }
 
 type sendCmd struct {
-	To string
+	To   string
+	Room bool `typed:""` // another command's setting has this name
 }
 
 func (*serveCmd) Run() error { return nil }
@@ -316,4 +317,15 @@ func TestHelpNamesTheEnvironment(t *testing.T) {
 	}()
 	_, _ = config.Read(&g, []string{"serve", "--help"}, func(string) (string, bool) { return "", false }, kong.Name("crivo"),
 		kong.Writers(&out, &out), kong.Exit(func(int) { panic(done) }))
+}
+
+func TestASettingOfAnotherCommandIsNotRead(t *testing.T) {
+	var g grammar
+	env := map[string]string{"CRIVO_ROOM": "2GiB"}
+	if _, err := config.Read(&g, []string{"send"}, func(name string) (string, bool) { v, ok := env[name]; return v, ok }, kong.Name("x")); err != nil || g.Send.Room {
+		t.Errorf("%v, %v", g.Send.Room, err)
+	}
+	if _, err := config.Read(&g, []string{"send", "--room"}, func(string) (string, bool) { return "", false }, kong.Name("x")); err != nil || !g.Send.Room {
+		t.Errorf("typed: %v, %v", g.Send.Room, err)
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"crivo/pkg/seal"
 	"crivo/services/edge"
 	"crivo/services/store"
+	"crivo/services/store/memory"
 	"crivo/streams"
 )
 
@@ -151,6 +152,10 @@ func TestEveryBadMemberOfAnOperatorsBodyIsTold(t *testing.T) {
 			[]string{`"/tenant","code":"format"`, `"/roles","code":"format"`, `"/rate","code":"range"`, `"/expires_at","code":"range"`}},
 		{"a key with every type wrong", "/v1/keys", `{"tenant":1,"roles":"read","rate":"1","expires_at":"soon","more":1}`, 422,
 			[]string{`"/tenant","code":"type"`, `"/roles","code":"type"`, `"/rate","code":"type"`, `"/expires_at","code":"type"`, `"/more","code":"unknown_field"`}},
+		{"a NATS key with roles and a rate", "/v1/keys", `{"nats":true,"tenant":"nobody","roles":["read"],"rate":1}`, 422,
+			[]string{`"/tenant","code":"format"`, `"/roles","code":"unknown_field"`, `"/rate","code":"unknown_field"`}},
+		{"a NATS key where none is made", "/v1/keys", `{"nats":true}`, 409, nil},
+		{"a replay of nothing", "/v1/webhook-endpoints/x/replay", `{}`, 422, []string{`"/from","code":"required"`}},
 		{"a tenant of nothing", "/v1/tenants", `{}`, 422, []string{`"/id","code":"required"`}},
 		{"a tenant with everything wrong", "/v1/tenants", `{"id":"A/b","deadline_ms":10,"time_zone":"Local"}`, 422,
 			[]string{`"/id","code":"format"`, `"/deadline_ms","code":"range"`, `"/time_zone","code":"format"`}},
@@ -191,9 +196,27 @@ func TestNoActWithoutItsRecord(t *testing.T) {
 	e := r.edge("a")
 	endpoint := e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id")
 	entry := e.made("/v1/lists/block/entries", `{"kind":"device_id","value":"d-1"}`).member("id")
+	owed := memory.NewDeliveries()
+	if _, err := owed.Insert(t.Context(), []store.Delivery{{ID: "dlv_x", Tenant: "default", EndpointID: endpoint, Status: store.Delivered}}); err != nil {
+		t.Fatal(err)
+	}
+	running := store.Replay{ID: "rpl_x", Tenant: "default", EndpointID: endpoint, Status: store.ReplayRunning}
+	if err := r.registry.PutReplay(t.Context(), running); err != nil {
+		t.Fatal(err)
+	}
+	other := e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id")
+	made := 0
 	r.audit = func(context.Context, store.Act) error { return errDown }
-	e = r.edge("b")
+	e = r.edge("b", func(c *edge.Config) {
+		c.Deliveries = owed
+		c.NATSKey = func(string, time.Time) (string, []byte, error) { made++; return "U", []byte("creds-canary"), nil }
+	})
 	for _, c := range []struct{ method, path, body string }{
+		{http.MethodPost, "/v1/keys", `{"nats":true}`},
+		{http.MethodPost, "/v1/webhook-endpoints/" + endpoint + "/test", ""},
+		{http.MethodPost, "/v1/webhook-endpoints/" + other + "/replay", `{"from":"2026-01-01T00:00:00Z"}`},
+		{http.MethodDelete, "/v1/webhook-endpoints/" + endpoint + "/replay", ""},
+		{http.MethodPost, "/v1/deliveries/dlv_x/resend", ""},
 		{http.MethodPost, "/v1/lists/block/entries", `{"kind":"device_id","value":"d-2"}`},
 		{http.MethodDelete, "/v1/lists/block/entries/" + entry, ""},
 		{http.MethodPost, "/v1/keys", `{"roles":["read"]}`},
@@ -210,7 +233,12 @@ func TestNoActWithoutItsRecord(t *testing.T) {
 	tenants, _ := r.registry.Tenants(t.Context())
 	endpoints, _ := r.registry.Endpoints(t.Context())
 	entries, _ := r.registry.ListEntries(t.Context())
-	if len(entries) != 1 || len(keys) != 1 || len(tenants) != 1 || len(endpoints) != 1 || endpoints[0].Status != "active" || len(endpoints[0].Secrets) != 1 {
+	replays, _ := r.registry.Replays(t.Context())
+	rows, _, _ := owed.List(t.Context(), store.DeliveryQuery{Tenant: "default", Limit: 9})
+	if len(rows) != 1 || rows[0].Trigger != "" || len(replays) != 1 || replays[0].Status != store.ReplayRunning || made != 1 {
+		t.Errorf("something was done: %+v %+v", rows, replays)
+	}
+	if len(entries) != 1 || len(keys) != 1 || len(tenants) != 1 || len(endpoints) != 2 || endpoints[0].Status != "active" || len(endpoints[0].Secrets) != 1 {
 		t.Errorf("something was done: %v %v %v %v", keys, tenants, endpoints, entries)
 	}
 }
@@ -233,6 +261,20 @@ func (r registry) Endpoints(ctx context.Context) ([]store.Endpoint, error) {
 		return nil, errDown
 	}
 	return r.Registry.Endpoints(ctx)
+}
+
+func (r registry) ChangeEndpoint(ctx context.Context, e store.Endpoint) error {
+	if r.fails("changes") {
+		return errDown
+	}
+	return r.Registry.ChangeEndpoint(ctx, e)
+}
+
+func (r registry) Replays(ctx context.Context) ([]store.Replay, error) {
+	if r.fails("replays") {
+		return nil, errDown
+	}
+	return r.Registry.Replays(ctx)
 }
 
 func (r registry) DeleteEndpoint(ctx context.Context, tenant, id string) error {
@@ -277,6 +319,8 @@ func (deliveries) Get(context.Context, string, string) (store.Delivery, error) {
 	return store.Delivery{}, errDown
 }
 
+func (deliveries) Insert(context.Context, []store.Delivery) ([]bool, error) { return nil, errDown }
+
 func (deliveries) List(context.Context, store.DeliveryQuery) ([]store.Delivery, string, error) {
 	return nil, "", errDown
 }
@@ -298,12 +342,23 @@ func TestARegistryThatIsDownIsAWhole503(t *testing.T) {
 	id := e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id")
 	refused(t, e.do(http.MethodGet, "/v1/deliveries", ""), "store")
 	refused(t, e.do(http.MethodGet, "/v1/deliveries/dlv_x", ""), "store")
+	refused(t, e.do(http.MethodPost, "/v1/deliveries/dlv_x/resend", ""), "store")
+	refused(t, e.do(http.MethodPost, "/v1/webhook-endpoints/"+id+"/test", ""), "store")
 	failing <- "delete"
 	refused(t, e.do(http.MethodDelete, "/v1/webhook-endpoints/"+id, ""), "store")
 	<-failing
 	failing <- "endpoints"
 	refused(t, e.do(http.MethodGet, "/v1/webhook-endpoints", ""), "store")
 	refused(t, e.do(http.MethodGet, "/v1/webhook-endpoints/"+id, ""), "store")
+	refused(t, e.do(http.MethodPatch, "/v1/webhook-endpoints/"+id, `{"paused":true}`), "store")
+	<-failing
+	failing <- "changes"
+	refused(t, e.do(http.MethodPatch, "/v1/webhook-endpoints/"+id, `{"paused":true}`), "store")
+	refused(t, e.do(http.MethodPost, "/v1/webhook-endpoints/"+id+"/rotate-secret", `{}`), "store")
+	<-failing
+	failing <- "replays"
+	refused(t, e.do(http.MethodGet, "/v1/webhook-endpoints/"+id+"/replay", ""), "store")
+	refused(t, e.do(http.MethodPost, "/v1/webhook-endpoints/"+id+"/replay", `{"from":"2026-01-01T00:00:00Z"}`), "store")
 	<-failing
 	failing <- "lists"
 	refused(t, e.do(http.MethodGet, "/v1/lists/block/entries", ""), "store")

@@ -100,16 +100,20 @@ type edge struct {
 	guards    *batch.Group[*flight, store.Entry]
 	announces *batch.Group[announcement, struct{}]
 	life      context.Context // outlives requests, ends with the edge
-	gate      gate
-	batches   chan struct{} // a seat for each that is held in memory
-	flights   *flights
-	redrives  *rate.Limiter
-	exports   chan struct{} // one for each under way
-	directory *directory
-	metrics   *metrics
-	full      atomic.Bool
-	stalled   atomic.Bool
-	draining  atomic.Bool
+	listening context.Context // of event streams: ends when the edge drains
+	hangUp    context.CancelFunc
+	// broadcasts are what event streams hear.
+	broadcasts *broadcasts
+	gate       gate
+	batches    chan struct{} // a seat for each that is held in memory
+	flights    *flights
+	redrives   *rate.Limiter
+	exports    chan struct{} // one for each under way
+	directory  *directory
+	metrics    *metrics
+	full       atomic.Bool
+	stalled    atomic.Bool
+	draining   atomic.Bool
 }
 
 // groupSize bounds one commit of claims and one batch of messages.
@@ -127,6 +131,8 @@ const noticeTime = 200 * time.Millisecond
 func newEdge(cfg Config) *edge {
 	e := &edge{Config: cfg, life: context.Background(), flights: newFlights(), redrives: rate.NewLimiter(redriveRate, 1), metrics: newMetrics(cfg.Metrics),
 		gate: newGate(), batches: make(chan struct{}, batchesAtOnce), exports: make(chan struct{}, maxExports), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
+	e.listening, e.hangUp = context.WithCancel(context.Background())
+	e.broadcasts = newBroadcasts(streams.Decisions{JS: cfg.JS}, cfg.Log)
 	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
 	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
 	e.guards = &batch.Group[*flight, store.Entry]{Most: groupSize, Write: e.writeGuards, Size: e.metrics.group("guard")}
@@ -169,6 +175,8 @@ func Run(ctx context.Context, cfg Config) error {
 	side.Go(func() { e.housekeeping(life) })
 	side.Go(func() { e.watchFlow(life) })
 	err = e.serve(ctx, leave)
+	e.hangUp()
+	e.broadcasts.running.Wait()
 	e.claims.Close()
 	e.publishes.Close()
 	e.land()
@@ -231,10 +239,11 @@ func (e *edge) serve(ctx context.Context, leaveIntake func()) error {
 	return nil
 }
 
-// drain refuses what is new and says so.
+// drain refuses what is new and says so. Event streams end: their clients go to another edge.
 func (e *edge) drain() {
 	e.draining.Store(true)
 	e.Health.Set("edge", "draining")
+	e.hangUp()
 }
 
 // land waits until what was accepted here is decided, by the pipeline or by the guard, whose time comes before the deadline.
@@ -252,6 +261,7 @@ func (e *edge) land() {
 func (e *edge) hear(m *nats.Msg) {
 	if i, err := streams.ReadIdent(m.Header); err == nil {
 		e.flights.heard(store.Key{Tenant: i.Tenant, ID: i.ID}, m.Data, e.Clock.Now())
+		e.broadcasts.poke(i.Tenant)
 	}
 }
 

@@ -149,7 +149,7 @@ func stamp(t txn.Time) string {
 
 // formula finds what a spreadsheet may take for one: at the start of a cell or, since some part rows at other signs than commas,
 // after any of these (CSV injection, https://owasp.org/www-community/attacks/CSV_Injection).
-var formula = regexp.MustCompile("(^|[,;|\"'\t\r\n])([ \t\r\n]*[=+@\\-＝＋＠－])")
+var formula = regexp.MustCompile("(^|[,;|\"'\t\r\n])( *[=+@\\-＝＋＠－])")
 
 // harmless is a cell that a spreadsheet shows as text: an apostrophe stands before what would be a formula.
 func harmless(cell string) string { return formula.ReplaceAllString(cell, "$1'$2") }

@@ -41,11 +41,16 @@ func (s Served) Reload(ctx context.Context) error { return s.e.directory.reload(
 // Heard is a decision's message.
 func (s Served) Heard(key store.Key, event []byte) { s.e.flights.heard(key, event, s.e.Clock.Now()) }
 
+// Listen has listeners hear of source.
+func (s Served) Listen(source decisions) { s.e.broadcasts.source = source }
+
 // Drain is what the end of Run's context does first.
 func (s Served) Drain() { s.e.drain() }
 
 // Close waits for what is being written.
 func (s Served) Close() {
+	s.e.hangUp()
+	s.e.broadcasts.running.Wait()
 	s.e.claims.Close()
 	s.e.publishes.Close()
 	s.e.guards.Close()

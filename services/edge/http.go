@@ -43,6 +43,7 @@ func (e *edge) routes() chi.Router {
 	e.route(r, http.MethodPost, "/v1/transactions/dry-run", roleSubmit+" "+roleRead, bounded(e.postDryRun))
 	e.route(r, http.MethodPost, "/v1/transactions/search", roleRead, e.postSearch)
 	e.route(r, http.MethodPost, "/v1/transactions/{id}/disposition", roleAdmin, bounded(e.postDisposition))
+	e.route(r, http.MethodGet, "/v1/events", roleRead, e.getEvents)
 	e.route(r, http.MethodPost, "/v1/webhook-endpoints", roleAdmin, bounded(e.postEndpoint))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints", roleAdmin, bounded(e.getEndpoints))
 	e.route(r, http.MethodGet, "/v1/webhook-endpoints/{id}", roleAdmin, bounded(e.getEndpoint))
@@ -150,7 +151,7 @@ func (e *edge) observe(next http.Handler) http.Handler {
 		defer func() {
 			p := recover()
 			begun := rec.status != 0
-			if p != nil && p != http.ErrAbortHandler {
+			if err, _ := p.(error); p != nil && !errors.Is(err, http.ErrAbortHandler) {
 				e.panicked(id)
 			}
 			if p != nil && !begun {

@@ -13,6 +13,8 @@ type metrics struct {
 	inFlight prometheus.Gauge
 	groups   *prometheus.HistogramVec
 	guarded  *prometheus.CounterVec
+
+	listeners prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -26,7 +28,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		guarded: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "crivo_guard_total",
 			Help: "Transactions that the pipeline was late with: decided by the guard, found decided before, refused by the store, or unknown."}, []string{"outcome"}),
 	}
-	reg.MustRegister(m.requests, m.duration, m.inFlight, m.groups, m.guarded)
+	m.listeners = prometheus.NewGauge(prometheus.GaugeOpts{Name: "crivo_edge_listeners", Help: "Open streams of events."})
+	reg.MustRegister(m.requests, m.duration, m.inFlight, m.groups, m.guarded, m.listeners)
 	return m
 }
 

@@ -38,6 +38,9 @@ var (
 	errEncoding     = errors.New("content encoding must be identity or gzip")
 	errBadBody      = errors.New("body cannot be read in its content encoding")
 	errTenantExists = errors.New("the tenant exists")
+	errEventID      = errors.New("Last-Event-ID is no id of these events")
+	errGone         = errors.New("what came after Last-Event-ID is no longer kept whole: begin without it, and ask for what came meanwhile")
+	errListeners    = fmt.Errorf("the key has %d event streams open", listenersKey)
 	errLetterNobody = errors.New("the letter does not tell whose transaction it is about: it can only be discarded")
 	errNotActive    = errors.New("the endpoint is paused or disabled: nothing is sent to it")
 	errEndpointGone = errors.New("the delivery's endpoint was deleted")
@@ -59,6 +62,7 @@ var problems = []struct {
 	{txn.ErrMalformed, http.StatusBadRequest, "malformed", 0},
 	{errBadBody, http.StatusBadRequest, "malformed", 0},
 	{store.ErrCursor, http.StatusBadRequest, "cursor", 0},
+	{errEventID, http.StatusBadRequest, "event-id", 0},
 	{errNoKey, http.StatusUnauthorized, "unauthorized", 0},
 	{errUnknownKey, http.StatusUnauthorized, "unauthorized", 0},
 	{errRole, http.StatusForbidden, "forbidden", 0},
@@ -80,12 +84,14 @@ var problems = []struct {
 	{errReplayEnded, http.StatusConflict, "conflict", 0},
 	{errSecrets, http.StatusConflict, "conflict", 0},
 	{errNoNATSKey, http.StatusConflict, "conflict", 0},
+	{errGone, http.StatusGone, "gone", 0},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errBatchLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errMediaType, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errBatchType, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errEncoding, http.StatusUnsupportedMediaType, "media-type", 0},
 	{errRate, http.StatusTooManyRequests, "rate", 1},
+	{errListeners, http.StatusTooManyRequests, "listeners", 5},
 	{errOverload, http.StatusServiceUnavailable, "overload", 1},
 	{errExports, http.StatusServiceUnavailable, "overload", 1},
 	{errNoRoom, http.StatusServiceUnavailable, "no-room", 5},

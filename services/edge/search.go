@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
@@ -109,10 +108,11 @@ func (e *edge) understandSearch(wish searchWish, tenant string, most int) (s sea
 			fault("/limit", txn.OutOfRange, "must be between 1 and 500; without an upper bound in exports")
 		}
 	}
-	for to, at := range map[*time.Time]*txn.Time{&s.From: wish.From, &s.To: wish.To} {
-		if at != nil {
-			*to = at.Time
-		}
+	if wish.From != nil {
+		s.From = wish.From.Time
+	}
+	if wish.To != nil {
+		s.To = wish.To.Time
 	}
 	if len(faults) > 0 {
 		return s, faults
@@ -154,12 +154,12 @@ func (s *searchWish) people(fault func(pointer, code, detail string)) (document,
 	if number.IsZero() {
 		fault("/account/number", txn.Required, "is required")
 	}
-	for pointer, x := range map[string]struct {
-		text string
-		most int
-	}{"/account/ispb": {ispb, 8}, "/account/branch": {branch.Reveal(), 10}, "/account/number": {number.Reveal(), 24}} {
+	for _, x := range []struct {
+		pointer, text string
+		most          int
+	}{{"/account/ispb", ispb, 8}, {"/account/branch", branch.Reveal(), 10}, {"/account/number", number.Reveal(), 24}} {
 		if utf8.RuneCountInString(x.text) > x.most {
-			fault(pointer, txn.TooLong, fmt.Sprintf("at most %d characters", x.most))
+			fault(x.pointer, txn.TooLong, fmt.Sprintf("at most %d characters", x.most))
 		}
 	}
 	return document, txn.AccountKey(ispb, branch.Reveal(), number.Reveal())

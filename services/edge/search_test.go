@@ -53,7 +53,7 @@ func (r *rig) decided(tenant string, ids []string, decision string) {
 	}
 }
 
-func numbered(n int) []string {
+func inOrder(n int) []string {
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = fmt.Sprintf("n%04d", i)
@@ -88,8 +88,8 @@ func TestACursorIsGoodForItsOwnSearchOnly(t *testing.T) {
 	e := r.edge("a")
 	e.made("/v1/tenants", `{"id":"acme"}`)
 	acme := e.as(e.made("/v1/keys", `{"tenant":"acme","roles":["read"]}`).member("key"))
-	r.decided("default", numbered(5), txn.Review)
-	r.decided("acme", numbered(5), txn.Review)
+	r.decided("default", inOrder(5), txn.Review)
+	r.decided("acme", inOrder(5), txn.Review)
 	const document = `"document":"529.982.247-25","order":"oldest","limit":2`
 	first := e.search(`{` + document + `}`)
 	if len(first.Items) != 2 || first.Items[0].ID != "n0000" || strings.Contains(first.Next, "52998224725") {
@@ -169,7 +169,7 @@ func TestAnExportIsAllThatIsFound(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	e := r.edge("a")
-	ids := numbered(1203)
+	ids := inOrder(1203)
 	r.decided("default", ids, txn.Approve)
 	for limit, want := range map[string][]string{``: ids, `,"limit":700`: ids[:700], `,"limit":500`: ids[:500], `,"limit":1000000`: ids} {
 		a := e.do(http.MethodPost, searches, `{"order":"oldest"`+limit+`}`, "Accept", "text/csv;q=0.5, application/x-ndjson")
@@ -198,7 +198,7 @@ func TestAnExportThatBreaksIsNotTakenForTheWhole(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	e := r.edge("a")
-	r.decided("default", numbered(1203), txn.Approve)
+	r.decided("default", inOrder(1203), txn.Approve)
 	for _, good := range []int64{0, 1, 2} {
 		var pages atomic.Int64
 		r.store.breaks("search", func(context.Context) error {
@@ -256,8 +256,8 @@ func TestSoManyExportsAtOnceAndNoMore(t *testing.T) {
 func TestACellIsNoFormula(t *testing.T) {
 	for cell, want := range map[string]string{
 		"": "", "ord-10023": "ord-10023", "2026-11-22T23:05:11.640Z": "2026-11-22T23:05:11.640Z", "a=b, c-d": "a=b, c-d",
-		"=1+1": "'=1+1", "-2": "'-2", "+2": "'+2", "@SUM(1)": "'@SUM(1)", "\t=1": "'\t=1", "  =1": "'  =1", "＝1": "'＝1", "\r\n=1": "'\r\n=1",
-		"a,=1": "a,'=1", "a;=1": "a;'=1", "a; =1": "a;' =1", `a"=1`: `a"'=1`, "a\n=1": "a\n'=1", "a|-1": "a|'-1",
+		"=1+1": "'=1+1", "-2": "'-2", "+2": "'+2", "@SUM(1)": "'@SUM(1)", "\t=1": "\t'=1", "  =1": "'  =1", "＝1": "'＝1", "\r\n=1": "\r\n'=1",
+		"a,=1": "a,'=1", "a;=1": "a;'=1", "a; =1": "a;' =1", `a"=1`: `a"'=1`, "a\n=1": "a\n'=1", "a|-1": "a|'-1", "a;\n-1": "a;\n'-1",
 	} {
 		if got := edge.Harmless(cell); got != want {
 			t.Errorf("%q became %q, want %q", cell, got, want)

@@ -315,3 +315,25 @@ func zipped(s string) string {
 	_ = z.Close()
 	return b.String()
 }
+
+func TestLivelyTrafficIsWellFormedAndHasTroubleInIt(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	made, wrong, marked := feed.NewLively("l", 1), 0, 0
+	for range 2000 {
+		row := made.Next(now)
+		tx, err := txn.Decode(row.Body, now)
+		if err != nil || tx.ID != row.ID {
+			t.Fatalf("%s: %v", row.Body, err)
+		}
+		if bytes.Contains(row.Body, []byte(`"mule_accounts"`)) {
+			marked++
+		}
+		if d := tx.Payer.Document; d.Kind != "" && !d.Valid {
+			wrong++
+		}
+	}
+	if wrong < 20 || wrong > 120 || marked < 20 || marked > 120 {
+		t.Errorf("%d wrong documents and %d mules in 2000", wrong, marked)
+	}
+}

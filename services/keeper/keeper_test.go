@@ -53,6 +53,8 @@ type world struct {
 	rules    *rules.Set
 	ahead    atomic.Int64 // of start
 	notes    *memory.Registry
+	outbox   keeper.Outbox
+	replays  keeper.Replays // nil: those in sets
 }
 
 func newWorld(t testing.TB) *world {
@@ -99,9 +101,12 @@ func (w *world) run() (stop func()) {
 	ctx, cancel := context.WithCancel(w.Context())
 	ended := make(chan error, 1)
 	tenants := func(context.Context) ([]store.Tenant, error) { return []store.Tenant{{ID: "t", DeadlineMS: 2000}}, nil }
-	go func() {
-		ended <- keeper.Run(ctx, keeper.Config{Shell: w.shell, Transactions: w.store, RuleSets: w.sets, Rules: w.rules, Layout: w.layout, Tenants: tenants, State: w.notes, Every: 50 * time.Millisecond})
-	}()
+	cfg := keeper.Config{Shell: w.shell, Transactions: w.store, RuleSets: w.sets, Rules: w.rules, Layout: w.layout, Tenants: tenants, State: w.notes,
+		Every: 50 * time.Millisecond, Replays: w.replays, Outbox: w.outbox}
+	if cfg.Replays == nil && w.outbox != nil {
+		cfg.Replays = w.sets
+	}
+	go func() { ended <- keeper.Run(ctx, cfg) }()
 	once := false
 	stop = func() {
 		if once {

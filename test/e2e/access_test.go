@@ -99,6 +99,11 @@ func TestE24WhoIsNobodyAndWhoLacksARole(t *testing.T) {
 		{"admin", http.MethodPatch, "/v1/webhook-endpoints/x", `{}`},
 		{"admin", http.MethodDelete, "/v1/webhook-endpoints/x", ""},
 		{"admin", http.MethodPost, "/v1/webhook-endpoints/x/rotate-secret", `{}`},
+		{"admin", http.MethodPost, "/v1/webhook-endpoints/x/test", ""},
+		{"admin", http.MethodPost, "/v1/webhook-endpoints/x/replay", `{"from":"2026-01-01T00:00:00Z"}`},
+		{"admin", http.MethodGet, "/v1/webhook-endpoints/x/replay", ""},
+		{"admin", http.MethodDelete, "/v1/webhook-endpoints/x/replay", ""},
+		{"admin", http.MethodPost, "/v1/deliveries/x/resend", ""},
 		{"admin", http.MethodGet, "/v1/lists/block/entries", ""},
 		{"admin", http.MethodPost, "/v1/lists/block/entries", `{"kind":"device_id","value":"d-1"}`},
 		{"admin", http.MethodDelete, "/v1/lists/block/entries/x", ""},
@@ -151,6 +156,11 @@ func TestE24AnotherTenantsThingsAreNotThere(t *testing.T) {
 		{http.MethodGet, "/v1/webhook-endpoints/" + r.id, ""},
 		{http.MethodPatch, "/v1/webhook-endpoints/" + r.id, `{"paused":true}`},
 		{http.MethodPost, "/v1/webhook-endpoints/" + r.id + "/rotate-secret", `{}`},
+		{http.MethodPost, "/v1/webhook-endpoints/" + r.id + "/test", ""},
+		{http.MethodPost, "/v1/webhook-endpoints/" + r.id + "/replay", `{"from":"2026-01-01T00:00:00Z"}`},
+		{http.MethodGet, "/v1/webhook-endpoints/" + r.id + "/replay", ""},
+		{http.MethodDelete, "/v1/webhook-endpoints/" + r.id + "/replay", ""},
+		{http.MethodPost, "/v1/deliveries/" + page.Items[0].ID + "/resend", ""},
 		{http.MethodDelete, "/v1/webhook-endpoints/" + r.id, ""},
 	} {
 		b.send(t, c.method, c.path, strings.NewReader(c.body), c.body).problem(t, http.StatusNotFound, "not-found")

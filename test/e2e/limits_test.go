@@ -145,8 +145,8 @@ func dial(t *testing.T, text string) (net.Conn, *bufio.Reader) {
 	return conn, bufio.NewReader(conn)
 }
 
-// heard reads one answer.
-func heard(t *testing.T, from *bufio.Reader) answer {
+// answered reads one answer.
+func answered(t *testing.T, from *bufio.Reader) answer {
 	t.Helper()
 	res, err := http.ReadResponse(from, nil)
 	if err != nil {
@@ -167,7 +167,7 @@ func TestE15ABodyThatNeverComesIsA408(t *testing.T) {
 	t.Parallel()
 	c := newTenant(t)
 	_, from := dial(t, "POST /v1/transactions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+c.key+"\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
-	a := heard(t, from).problem(t, http.StatusRequestTimeout, "timeout")
+	a := answered(t, from).problem(t, http.StatusRequestTimeout, "timeout")
 	header := http.Header{"Content-Type": {"application/json"}}
 	if err := document.check(http.MethodPost, "/v1/transactions", "{", header, a); err != nil {
 		t.Error(err)

@@ -26,7 +26,7 @@ type receiver struct {
 func (c client) receive(t *testing.T, more string) *receiver {
 	t.Helper()
 	r := &receiver{}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	url := serve(t, func(w http.ResponseWriter, req *http.Request) {
 		body, err := io.ReadAll(req.Body)
 		if err != nil {
 			w.WriteHeader(http.StatusBadRequest)
@@ -40,11 +40,18 @@ func (c client) receive(t *testing.T, more string) *receiver {
 		defer r.mu.Unlock()
 		r.got = append(r.got, got)
 		w.WriteHeader(http.StatusNoContent)
-	}))
-	t.Cleanup(server.Close)
-	made := c.post(t, "/v1/webhook-endpoints", fmt.Sprintf(`{"url":%q%s}`, server.URL, more)).want(t, http.StatusCreated)
+	})
+	made := c.post(t, "/v1/webhook-endpoints", fmt.Sprintf(`{"url":%q%s}`, url, more)).want(t, http.StatusCreated)
 	r.id, r.secret = made.text("id"), made.text("secret")
 	return r
+}
+
+// serve answers for a client's own machine until the test ends.
+func serve(t *testing.T, handle http.HandlerFunc) (url string) {
+	t.Helper()
+	server := httptest.NewServer(handle)
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 func (r *receiver) webhooks() []webhook {

@@ -85,7 +85,7 @@ func TestASearchFindsByWhatIsKeptSealed(t *testing.T) {
 		`"reason":"DOCUMENT_INVALID"`:                                                               {d},
 		`"reason":"DOCUMENT_INVALID","decision":"decline"`:                                          {},
 		`"to":"2020-01-01T00:00:00Z"`:                                                               {},
-		`"from":"2020-01-01T00:00:00Z","to":"2126-01-01T00:00:00+03:00","disposition":null`:         {d, b, a},
+		`"from":"2020-01-01T00:00:00Z","to":"2126-01-01T00:00:00+03:00"`:                            {d, b, a},
 	} {
 		if got := c.search(t, `{`+conditions+`}`); !slices.Equal(got.ids(), want) {
 			t.Errorf("%s: %v, want %v", conditions, got.ids(), want)
@@ -108,7 +108,9 @@ func TestASearchFindsByWhatIsKeptSealed(t *testing.T) {
 		t.Errorf("another tenant finds %v", got.ids())
 	}
 	c.as(operator().newKey(t, c.tenant, "", "submit")).post(t, searches, `{}`).problem(t, http.StatusForbidden, "forbidden")
-	c.get(t, searches).problem(t, http.StatusNotFound, "not-found") // a transaction may have this id
+	if a, _, err := c.exchange(http.MethodGet, searches, nil); err != nil || a.status != http.StatusNotFound { // a transaction may have this id
+		t.Errorf("a transaction called search: %d %s, %v", a.status, a.body, err)
+	}
 }
 
 func TestAnExportIsWholeAndHarmless(t *testing.T) {

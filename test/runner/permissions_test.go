@@ -57,7 +57,7 @@ func login(t testing.TB, s *broker.Server, service string, denied *notes) *nats.
 var mayPublish = map[string][]string{
 	"edge": {"tx.submitted.acme", "tx.decided.acme", "tx.rejected.acme", "control.keys", "control.tenants", "control.endpoints",
 		"control.lists", "$JS.API.STREAM.INFO.TX_SUBMITTED", "$JS.API.STREAM.INFO.DEADLETTERS", "$JS.API.DIRECT.GET.DEADLETTERS",
-		"$JS.API.STREAM.MSG.DELETE.DEADLETTERS"},
+		"$JS.API.STREAM.MSG.DELETE.DEADLETTERS", "$JS.API.DIRECT.GET.TX_DECIDED", "$JS.API.STREAM.MSG.GET.TX_DECIDED"},
 	"enrich":   {"tx.enriched.acme", "tx.scored.acme", "dlq.enrich.reject.acme", "$JS.ACK.TX_SUBMITTED.enrich.1.1.1.1.0", "$JS.API.STREAM.INFO.TX_SUBMITTED"},
 	"validate": {"tx.validated.acme", "tx.scored.acme", "dlq.validate.reject.acme"},
 	"score":    {"tx.scored.acme", "dlq.score.reject.acme"},
@@ -68,7 +68,7 @@ var mayPublish = map[string][]string{
 		"dlq.notify.reject.acme", "$JS.API.STREAM.DELETE.TX_DECIDED", "$JS.API.STREAM.PURGE.TX_SUBMITTED", "$JS.API.STREAM.INFO.TX_SUBMITTED",
 		"$JS.API.STREAM.INFO.DEADLETTERS", "$JS.API.DIRECT.GET.DEADLETTERS", "$JS.API.STREAM.MSG.DELETE.DEADLETTERS",
 		"$JS.API.STREAM.PURGE.DEADLETTERS", "$JS.API.STREAM.DELETE.DEADLETTERS", "$JS.API.CONSUMER.CREATE.DEADLETTERS.x",
-		"$JS.API.STREAM.MSG.DELETE.TX_DECIDED", "$JS.API.STREAM.MSG.GET.DEADLETTERS",
+		"$JS.API.STREAM.MSG.DELETE.TX_DECIDED", "$JS.API.STREAM.MSG.GET.DEADLETTERS", "$JS.API.DIRECT.GET.TX_DECIDED", "$JS.API.STREAM.MSG.GET.TX_DECIDED",
 		"$JS.API.CONSUMER.DELETE.TX_SCORED.persist", "$JS.ACK.TX_SUBMITTED.enrich.1.1.1.1.0", "$JS.ACK.TX_DECIDED.notify.1.1.1.1.0"},
 }
 

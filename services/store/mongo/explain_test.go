@@ -262,7 +262,7 @@ func TestEveryQueryWalksAnIndex(t *testing.T) {
 		"due endpoints": {"due", func() error { _, err := dl.DueEndpoints(ctx, now); return err }, false},
 		"cancel":        {"due page_of_endpoint", func() error { _, err := dl.Cancel(ctx, "t", "e2", store.Cancelled); return err }, false},
 		"delivery":      {"id page", func() error { _, err := dl.Get(ctx, "t", "dlv_8"); return err }, false},
-		"resend": {"id _id_", func() error {
+		"resend": {"id page _id_", func() error {
 			return dl.Resend(ctx, store.Resend{Tenant: "t", ID: "dlv_9", Trigger: store.Manual, At: now})
 		}, false},
 		"between": {"by_time", func() error {
