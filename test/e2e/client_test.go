@@ -52,6 +52,9 @@ func (w watched) RoundTrip(r *http.Request) (*http.Response, error) {
 		body, err = io.ReadAll(res.Body)
 		_ = res.Body.Close()
 		res.Body = io.NopCloser(bytes.NewReader(body))
+		if res.StatusCode == http.StatusMultiStatus {
+			sent = []byte("[]") // some of it is wrong on purpose
+		}
 		if wrong := document.check(r.Method, r.URL.Path, string(sent), r.Header, answer{status: res.StatusCode, header: res.Header, body: body}); err == nil && wrong != nil {
 			w.t.Errorf("%s %s: %d %s\nagainst the document: %v", r.Method, r.URL, res.StatusCode, body, wrong)
 		}
