@@ -97,8 +97,7 @@ func ExampleClient_Search() {
 // Keep the ID of the last event that was worked off: after a restart it is where to go on.
 func ExampleClient_Events() {
 	crivo := &client.Client{URL: "https://crivo.example", Key: os.Getenv("CRIVO_API_KEY")}
-	last := ""
-	for event, err := range crivo.Events(context.Background(), last) {
+	for event, err := range crivo.Events(context.Background(), os.Getenv("LAST_EVENT")) {
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -106,8 +105,7 @@ func ExampleClient_Events() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(decision.ID, decision.Decision)
-		last = event.ID
+		fmt.Println(decision.ID, decision.Decision, event.ID)
 	}
 }
 
