@@ -54,6 +54,7 @@ func TestVerify(t *testing.T) {
 		"six minutes old":             {headers(vectorID, vectorTime, vectorMAC), vectorBody, 6 * time.Minute, webhook.ErrTimestamp},
 		"six minutes ahead":           {headers(vectorID, vectorTime, vectorMAC), vectorBody, -6 * time.Minute, webhook.ErrTimestamp},
 		"among others, v1a first":     {headers(vectorID, vectorTime, "v1a,AAAA v1,bad= "+vectorMAC), vectorBody, 0, nil},
+		"other text, same bytes":      {headers(vectorID, vectorTime, vectorMAC[:9]+"\n"+vectorMAC[9:]), vectorBody, 0, webhook.ErrSignature},
 		"no signature":                {headers(vectorID, vectorTime, ""), vectorBody, 0, webhook.ErrHeaders},
 		"no id":                       {headers("", vectorTime, vectorMAC), vectorBody, 0, webhook.ErrHeaders},
 		"a timestamp with a fraction": {http.Header{webhook.HeaderID: {"a"}, webhook.HeaderTimestamp: {"1.5"}, webhook.HeaderSignature: {"v1,x"}}, "", 0, webhook.ErrHeaders},

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"crivo/pkg/txn"
 	"crivo/services/store"
+	"crivo/streams"
 )
 
 // Routes is the router without anything behind it, to be walked.
@@ -126,6 +129,18 @@ func (g Gate) Failed() { g.g.failed() }
 
 // Settle ends a probe.
 func (g Gate) Settle() { g.g.settle() }
+
+// LetterWish reads a filter and a cursor, as a URL's query and as JSON's where.
+func LetterWish(query url.Values, where, cursor string) (url, body streams.LetterQuery, limit int, urlErr, bodyErr error) {
+	url, limit, urlErr = letterQuery(query)
+	if body, bodyErr = letterWhere(jsontext.Value(where)); bodyErr == nil {
+		bodyErr = readLetterCursor(cursor, &body)
+	}
+	return url, body, limit, urlErr, bodyErr
+}
+
+// LetterCursor is the cursor of a place.
+func LetterCursor(next, last uint64) *string { return letterCursor(next, last) }
 
 // Faults is err as faults, nil when it is none.
 func Faults(err error) txn.Faults {

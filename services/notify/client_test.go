@@ -279,6 +279,17 @@ func TestW08RetryAfter(t *testing.T) {
 	}
 }
 
+func FuzzRetryAfter(f *testing.F) {
+	for _, seed := range []string{"", "1", "99999999999999999999", "-1", "1.5", "Sun, 22 Nov 2026 23:05:11 GMT", "Sunday, 22-Nov-26 23:05:11 GMT", "Sun Nov 22 23:05:11 2026"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, header string) {
+		if got := notify.RetryAfter(header, time.Unix(1795388711, 0)); got < 0 || got > 24*time.Hour {
+			t.Errorf("%q gave %v", header, got)
+		}
+	})
+}
+
 func TestPausesAreJitteredAndAtLeastWhatWasAsked(t *testing.T) {
 	least, most := time.Hour, time.Duration(0)
 	for range 1000 {

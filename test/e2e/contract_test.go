@@ -18,6 +18,7 @@ import (
 	"github.com/pb33f/libopenapi-validator/config"
 	"github.com/pb33f/libopenapi-validator/errors"
 	"github.com/pb33f/libopenapi-validator/schema_validation"
+	"github.com/pb33f/libopenapi/datamodel/high/base"
 	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
 )
 
@@ -73,12 +74,15 @@ func (c *contract) unseen() (out []string) {
 	return out
 }
 
-// described returns the path and the methods that the document has for a request's path.
-func (c *contract) described(path string) (template string, methods []string) {
+// described returns the path of the document that a request is for, and the methods that it has there.
+func (c *contract) described(method, path string) (template string, methods []string) {
 	parts := strings.Split(path, "/")
-	c.operations(func(method, candidate string) {
-		if want := strings.Split(candidate, "/"); slices.EqualFunc(want, parts, func(a, b string) bool { return a == b || strings.HasPrefix(a, "{") && b != "" }) {
-			template, methods = candidate, append(methods, method)
+	c.operations(func(m, candidate string) {
+		if want := strings.Split(candidate, "/"); !slices.EqualFunc(want, parts, func(a, b string) bool { return a == b || strings.HasPrefix(a, "{") && b != "" }) {
+			return
+		}
+		if methods = append(methods, m); template == "" || m == method && template != path {
+			template = candidate // …/redrive is not an {id}
 		}
 	})
 	return template, methods
@@ -88,7 +92,7 @@ func (c *contract) described(path string) (template string, methods []string) {
 // neighbour's. A request is held against it only where it was taken: the others are wrong on purpose.
 func (c *contract) check(method, path, body string, header http.Header, a answer) error {
 	plain, _, _ := strings.Cut(path, "?")
-	template, methods := c.described(plain)
+	template, methods := c.described(method, plain)
 	switch {
 	case template == "" && a.status == http.StatusNotFound:
 		method, path = http.MethodGet, "/v1/transactions/x"
@@ -136,9 +140,45 @@ func (c *contract) checkWebhook(schema string, body []byte) error {
 	if !ok {
 		return fmt.Errorf("no schema %s", schema)
 	}
+	return c.checkSchema(proxy, body)
+}
+
+// checkDelivery holds a webhook as it came against what the document says of its type.
+func (c *contract) checkDelivery(w webhook) error {
+	var event struct {
+		Type string `json:"type"`
+	}
+	if err := json.Unmarshal(w.body, &event); err != nil {
+		return err
+	}
+	item, ok := c.model.Webhooks.Get(event.Type)
+	if !ok {
+		return fmt.Errorf("no webhook %q", event.Type)
+	}
+	for _, p := range item.Post.Parameters {
+		text := w.header.Get(p.Name)
+		value, err := json.Marshal(text)
+		if slices.Contains(p.Schema.Schema().Type, "integer") {
+			value = []byte(text)
+		}
+		if err == nil {
+			err = c.checkSchema(p.Schema, value)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+	}
+	media, ok := item.Post.RequestBody.Content.Get(w.header.Get("Content-Type"))
+	if !ok {
+		return fmt.Errorf("content type %s", w.header.Get("Content-Type"))
+	}
+	return c.checkSchema(media.Schema, w.body)
+}
+
+func (c *contract) checkSchema(proxy *base.SchemaProxy, value []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, errs := schema_validation.NewSchemaValidator(config.WithFormatAssertions()).ValidateSchemaBytes(proxy.Schema(), body)
+	_, errs := schema_validation.NewSchemaValidator(config.WithFormatAssertions()).ValidateSchemaBytes(proxy.Schema(), value)
 	return told(errs)
 }
 

@@ -16,7 +16,7 @@ type webhook struct {
 	body   []byte
 }
 
-// receiver is a client's own endpoint; it answers 204, or 500 while it is sick.
+// receiver is a client's own endpoint; it answers 204, or 500 while it is sick, and the document is held against what comes.
 type receiver struct {
 	id, secret string
 	sick       atomic.Bool
@@ -34,9 +34,13 @@ func (c client) receive(t *testing.T, more string) *receiver {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
+		got := webhook{req.Header.Clone(), body}
+		if err := document.checkDelivery(got); err != nil {
+			t.Errorf("%v %s\nagainst the document: %v", got.header, body, err)
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.got = append(r.got, webhook{req.Header.Clone(), body})
+		r.got = append(r.got, got)
 		if r.sick.Load() {
 			w.WriteHeader(http.StatusInternalServerError)
 			return

@@ -133,7 +133,7 @@ func (c *Cluster) secrets(ctx context.Context) error {
 
 // configure chooses the brokers' addresses and writes their configuration.
 func (c *Cluster) configure(context.Context) error {
-	addresses, err := free(2 * c.o.Nodes)
+	addresses, err := Free(2 * c.o.Nodes)
 	if err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func (c *Cluster) services(context.Context) error {
 
 // Serve starts one copy of a service, as the process name-number, and does not wait until it is ready.
 func (c *Cluster) Serve(name string, number int) error {
-	addresses, err := free(2)
+	addresses, err := Free(2)
 	if err != nil {
 		return err
 	}
@@ -408,7 +408,7 @@ func (c *Cluster) Front(ctx context.Context) error {
 
 // configureNginx copies the configuration with this cluster's addresses in it and returns nginx's own.
 func (c *Cluster) configureNginx() (string, error) {
-	addresses, err := free(1)
+	addresses, err := Free(1)
 	if err != nil {
 		return "", err
 	}

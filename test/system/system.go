@@ -109,7 +109,7 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	if o.Log == nil {
 		o.Log = io.Discard
 	}
-	addresses, err := free(3)
+	addresses, err := Free(3)
 	if err != nil {
 		return nil, err
 	}
@@ -281,9 +281,9 @@ func (s *System) Ask(ctx context.Context, method, path string, body []byte, head
 
 var client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConns: 256, MaxIdleConnsPerHost: 256}}
 
-// free returns n addresses on loopback that nobody listens on, of ports that no outgoing connection is given (Linux gives
+// Free returns n addresses on loopback that nobody listens on, of ports that no outgoing connection is given (Linux gives
 // those from 32768 on), so that they stay free while a process is away.
-func free(n int) ([]string, error) {
+func Free(n int) ([]string, error) {
 	const lowest, highest = 12000, 32000
 	var out []string
 	for tries := 0; len(out) < n; tries++ {
