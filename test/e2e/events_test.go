@@ -12,12 +12,12 @@ import (
 	"crivo/streams"
 )
 
-// heard is one event, or what is none, with its id.
-type heard struct{ id, event, data, comment string }
+// block is one event, or what is none, with its id.
+type block struct{ id, event, data, comment string }
 
 // listen opens a stream of events and returns the id that it begins with; next reads the next block. The answer is checked
 // against the document.
-func (c client) listen(t *testing.T, id string) (next func() heard, begins string) {
+func (c client) listen(t *testing.T, id string) (next func() block, begins string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*within)
 	t.Cleanup(cancel)
@@ -35,7 +35,7 @@ func (c client) listen(t *testing.T, id string) (next func() heard, begins strin
 	}
 	t.Cleanup(func() { _ = res.Body.Close() })
 	lines := bufio.NewScanner(res.Body)
-	next = func() (h heard) {
+	next = func() (h block) {
 		t.Helper()
 		for lines.Scan() {
 			name, value, _ := strings.Cut(lines.Text(), ":")
@@ -67,7 +67,7 @@ func (c client) listen(t *testing.T, id string) (next func() heard, begins strin
 }
 
 // decisions reads events until there are n.
-func decisions(t *testing.T, next func() heard, n int) (data []string, last string) {
+func decisions(t *testing.T, next func() block, n int) (data []string, last string) {
 	t.Helper()
 	for len(data) < n {
 		h := next()
