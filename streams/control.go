@@ -42,7 +42,12 @@ func Watch(ctx context.Context, nc *nats.Conn, log zerolog.Logger, reload func(c
 		}
 		subs = append(subs, sub)
 	}
+	// What is announced from here on is heard: the broker knows of the subscriptions before the reading. Without a broker the
+	// reconnect reads again.
 	status := nc.StatusChanged(nats.CONNECTED)
+	if nc.IsConnected() {
+		_ = nc.FlushTimeout(time.Second)
+	}
 	if err := reload(ctx); err != nil {
 		nc.RemoveStatusListener(status)
 		leave(subs)

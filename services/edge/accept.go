@@ -124,14 +124,15 @@ func claimOf(box txn.Sealer, tenant store.Tenant, tx txn.Transaction, now time.T
 	}
 	at := txn.At(now).Time
 	return store.Claim{Key: store.Key{Tenant: tenant.ID, ID: tx.ID}, Digest: digest, Run: 1, ClaimedAt: at, AcceptedAt: at,
-		Deadline: at.Add(time.Duration(tenant.DeadlineMS) * time.Millisecond), Body: body}, nil
+		Deadline: at.Add(deadlineOf(tenant)), Body: body}, nil
 }
 
 // current returns an entry that a repeat found, ready to be published again under its run, whoever claimed it: the broker
-// drops what it has. Past its deadline an undecided one gets a new run and a new deadline first.
+// drops what it has. Beyond the time that its client was promised an undecided one is accepted anew first, even where the sweep
+// runs it again: the deadline that the sweep gave it is the sweep's pace, and nobody's promise.
 func (e *edge) current(ctx context.Context, tenant store.Tenant, entry store.Entry) (store.Entry, error) {
 	now := txn.At(e.Clock.Now()).Time
-	if entry.Decided() || !now.After(entry.Deadline) {
+	if entry.Decided() || !now.After(entry.AcceptedAt.Add(deadlineOf(tenant))) {
 		return entry, nil
 	}
 	return e.raise(ctx, tenant, entry, now)
@@ -139,13 +140,14 @@ func (e *edge) current(ctx context.Context, tenant store.Tenant, entry store.Ent
 
 // raise gives an undecided entry another run, accepted anew at now.
 func (e *edge) raise(ctx context.Context, tenant store.Tenant, entry store.Entry, now time.Time) (store.Entry, error) {
-	raised, err := e.Transactions.Raise(ctx, store.Raise{Key: entry.Key, FromRun: entry.Run, AcceptedAt: now,
-		Deadline: now.Add(time.Duration(tenant.DeadlineMS) * time.Millisecond)})
+	raised, err := e.Transactions.Raise(ctx, store.Raise{Key: entry.Key, FromRun: entry.Run, AcceptedAt: now, Deadline: now.Add(deadlineOf(tenant))})
 	if errors.Is(err, store.ErrChanged) {
-		err = nil // somebody else raised it, or it is decided: that stands
+		return e.current(ctx, tenant, raised) // somebody else raised it, or it is decided
 	}
 	return raised, err
 }
+
+func deadlineOf(t store.Tenant) time.Duration { return time.Duration(t.DeadlineMS) * time.Millisecond }
 
 // publish announces a claim. What is not acknowledged in time is refused; the claim stays for a repeat, the guard or the sweep.
 func (e *edge) publish(ctx context.Context, tenant store.Tenant, c store.Claim, trace string, replayed bool) (acceptance, error) {
@@ -158,7 +160,7 @@ func (e *edge) publish(ctx context.Context, tenant store.Tenant, c store.Claim, 
 	if err != nil {
 		return acceptance{}, err
 	}
-	f, fresh := e.flights.start(s, trace)
+	f, fresh := e.flights.start(s, trace, e.Clock.Now())
 	if fresh {
 		e.watch(f)
 	}

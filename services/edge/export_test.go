@@ -99,7 +99,7 @@ func (f Flights) Leave() { f.f.leave() }
 func (f Flights) Start(key store.Key, accepted, deadline time.Time) (done <-chan struct{}, event func() []byte, fresh bool) {
 	f.runs[key]++
 	s := store.Claim{Key: key, Run: f.runs[key], AcceptedAt: accepted, Deadline: deadline}.Headless()
-	x, fresh := f.f.start(s, "")
+	x, fresh := f.f.start(s, "", accepted)
 	return x.done, func() []byte { return x.event }, fresh
 }
 

@@ -50,12 +50,13 @@ func (f *flights) leave() {
 	f.boarding--
 }
 
-// start tracks a transaction; a repeat joins the flight that is there, and a renewed deadline is its own.
-func (f *flights) start(s event.Submitted, trace string) (x *flight, fresh bool) {
+// start tracks a transaction; a repeat joins the flight that is there, and a renewed deadline is its own. One that was given up
+// by now has no guard any more: a new one takes its place.
+func (f *flights) start(s event.Submitted, trace string, now time.Time) (x *flight, fresh bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	key := store.Key{Tenant: s.Tenant, ID: s.ID}
-	if x, ok := f.byKey[key]; ok {
+	if x, ok := f.byKey[key]; ok && !now.After(x.expires()) {
 		if s.Run > x.submitted.Run {
 			x.submitted, x.trace = s, trace
 		}

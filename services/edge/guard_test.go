@@ -179,6 +179,32 @@ func TestTheGuardWaitsForARaisedRun(t *testing.T) {
 	})
 }
 
+// What the sweep runs again keeps its time of acceptance, and a deadline that nobody was promised. A repeat is accepted anew, so
+// what is counted from its acceptance is what the client waited.
+func TestARepeatOfWhatTheSweepRunsAgainIsAcceptedAnew(t *testing.T) {
+	inBubbleWith(t, false, reviewing, func(b *bubble) {
+		b.store.breaks("decide", down)
+		b.post("x")
+		at := time.Now()
+		time.Sleep(8 * time.Second) // the edge gave it up, and forgets it within a second
+		swept, err := b.store.Transactions.Raise(t.Context(), store.Raise{Key: b.entry("x").Key, FromRun: 1, AcceptedAt: at, Deadline: time.Now().Add(2 * time.Second)})
+		if err != nil || swept.Run != 2 {
+			t.Fatal(swept.Run, err)
+		}
+		time.Sleep(time.Second)
+		repeated := time.Now()
+		a, _ := b.ask(http.MethodPost, "/v1/transactions", paymentAt("x", at))
+		accepted(t, a, true)
+		b.store.breaks("decide", func(context.Context) error { return nil })
+		time.Sleep(1600 * time.Millisecond)
+		synctest.Wait()
+		d := b.decision("x")
+		if d.Late || d.Run != 3 || !d.AcceptedAt.Equal(txn.At(repeated).Time) {
+			t.Errorf("late %v, run %d, accepted %s after the repeat", d.Late, d.Run, d.AcceptedAt.Sub(repeated))
+		}
+	})
+}
+
 // A few that the store refuses for good cost the others nothing, and do not keep the guard busy.
 func TestTheGuardDecidesManyAtOnce(t *testing.T) {
 	groups := 0

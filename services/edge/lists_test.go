@@ -23,8 +23,9 @@ func TestAnEntryIsKeptAsATokenRecordedAndAnnounced(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	e := r.edge("a")
-	heard, err := r.connect().SubscribeSync("control." + streams.TopicLists)
-	if err != nil {
+	nc := r.connect()
+	heard, err := nc.SubscribeSync("control." + streams.TopicLists)
+	if err != nil || nc.Flush() != nil {
 		t.Fatal(err)
 	}
 	announced := func() {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -116,14 +117,24 @@ func (r *Registry) DeleteKey(_ context.Context, tenant, id string) error {
 func (r *Registry) Endpoints(context.Context) ([]store.Endpoint, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return sorted(r.endpoints, func(e store.Endpoint) string { return e.Tenant + "/" + e.ID }), nil
+	out := sorted(r.endpoints, func(e store.Endpoint) string { return e.Tenant + "/" + e.ID })
+	for i := range out {
+		out[i] = apart(out[i])
+	}
+	return out, nil
+}
+
+// apart copies what an endpoint refers to: as from any store, a caller may change what it got and gave.
+func apart(e store.Endpoint) store.Endpoint {
+	e.Events, e.Headers, e.Secrets = slices.Clone(e.Events), maps.Clone(e.Headers), slices.Clone(e.Secrets)
+	return e
 }
 
 // PutEndpoint adds or replaces an endpoint.
 func (r *Registry) PutEndpoint(_ context.Context, e store.Endpoint) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.endpoints[store.Key{Tenant: e.Tenant, ID: e.ID}] = e
+	r.endpoints[store.Key{Tenant: e.Tenant, ID: e.ID}] = apart(e)
 	return nil
 }
 
@@ -136,7 +147,7 @@ func (r *Registry) ChangeEndpoint(_ context.Context, e store.Endpoint) error {
 		return store.ErrChanged
 	}
 	e.Version++
-	r.endpoints[key] = e
+	r.endpoints[key] = apart(e)
 	return nil
 }
 
