@@ -23,7 +23,7 @@ import (
 // Event is something that happened, told by webhook or by Events.
 type Event struct {
 	ID   string         // of a webhook: the same for every try, to drop what was seen; of Events: where to go on
-	Type string         // transaction.decided
+	Type string         // transaction.decided, transaction.disposed, …
 	At   txn.Time       // when it happened; zero in Events
 	Data jsontext.Value // an object that depends on the type
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -73,14 +74,15 @@ func (c *DemoCmd) Run(ctx context.Context) error {
 	}
 	hearing, hush := context.WithCancel(context.WithoutCancel(ctx))
 	defer hush()
-	var side errgroup.Group
+	var senders, side errgroup.Group
 	side.Go(func() error { return s.listen(hearing, target.send) })
-	side.Go(func() error { return c.send(sending, target.send, s) })
+	senders.Go(func() error { return c.send(sending, target.send, s) })
 	hints := tryLines(target.send.url, target.send.key, invocation(executable(), os.Args[0], exists), time.Now())
 	s.present(sending, os.Stdout, hints)
+	sent := senders.Wait() // only then all is known that is to be decided
 	s.settle(context.WithoutCancel(ctx), demoPatience)
 	hush()
-	err = side.Wait()
+	err = errors.Join(sent, side.Wait())
 	fmt.Print(s.summary(time.Now()))
 	return err
 }

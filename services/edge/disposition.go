@@ -1,16 +1,25 @@
 package edge
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"crivo/pkg/txn"
+	"crivo/services/owed"
 	"crivo/services/store"
 )
 
-const maxNote = 1000 // characters
+const (
+	maxNote = 1000 // characters
+	// retell is how long after a review was closed a repeat still makes sure that its webhooks are owed.
+	retell = time.Hour
+)
 
 // What keeps a review from being closed.
 var (
@@ -53,7 +62,9 @@ func (e *edge) postDisposition(w http.ResponseWriter, r *http.Request, m *member
 	if err != nil {
 		return missing(err)
 	}
-	if err := e.closable(entry); err != nil {
+	if err := e.closable(entry); errors.Is(err, errDisposed) {
+		return e.closedBefore(r.Context(), entry)
+	} else if err != nil {
 		return err
 	}
 	box, err := e.Keys.Box(m.Tenant)
@@ -69,11 +80,66 @@ func (e *edge) postDisposition(w http.ResponseWriter, r *http.Request, m *member
 		return err
 	}
 	if entry, err = e.Transactions.Dispose(r.Context(), key, d); errors.Is(err, store.ErrChanged) {
-		return errDisposed
+		return e.closedBefore(r.Context(), entry)
 	} else if err != nil {
 		return missing(err)
 	}
+	// From here on the review is closed, whoever hung up.
+	if err := e.tellDisposed(context.WithoutCancel(r.Context()), entry); err != nil {
+		return err
+	}
 	return e.answerDecision(w, entry, 0)
+}
+
+// closedBefore refuses to close a review again. Whoever closed it may have ended before it told the receivers.
+func (e *edge) closedBefore(ctx context.Context, entry store.Entry) error {
+	if d := entry.Disposition; d != nil && e.Clock.Now().Sub(d.At) < retell {
+		if err := e.tellDisposed(ctx, entry); err != nil {
+			return err
+		}
+	}
+	return errDisposed
+}
+
+// thinDisposition is the default payload of transaction.disposed: nothing that an analyst wrote.
+type thinDisposition struct {
+	ID          string   `json:"id"`
+	Decision    string   `json:"decision"`
+	Disposition string   `json:"disposition"`
+	DisposedAt  txn.Time `json:"disposed_at"`
+}
+
+// tellDisposed owes the tenant's endpoints a webhook about a review that was closed. Told again it is the same webhook.
+func (e *edge) tellDisposed(ctx context.Context, entry store.Entry) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTime)
+	defer cancel()
+	endpoints, err := e.Registry.Endpoints(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errStore, err)
+	}
+	about := owed.Occasion{Tenant: entry.Tenant, Kind: owed.TypeDisposed, Key: entry.ID, Transaction: entry.ID,
+		Body: func(form string) ([]byte, error) { return e.bodyOfDisposed(form, entry) }}
+	rows, err := owed.Rows(e.Keys, slices.Values(endpoints), about, e.Clock.Now())
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	if _, err := e.Deliveries.Insert(ctx, rows); err != nil {
+		return fmt.Errorf("%w: %w", errStore, err)
+	}
+	return nil
+}
+
+// bodyOfDisposed is what a receiver gets. The note stays here: it is sealed, and a delivery is not.
+func (e *edge) bodyOfDisposed(form string, entry store.Entry) ([]byte, error) {
+	entry.Disposition = &store.Disposition{Outcome: entry.Disposition.Outcome, By: entry.Disposition.By, At: entry.Disposition.At}
+	shown, _, err := e.shownDecision(entry)
+	if err != nil {
+		return nil, err
+	}
+	if form == "full" {
+		return owed.Envelope(owed.TypeDisposed, *shown.DisposedAt, &shown)
+	}
+	return owed.Envelope(owed.TypeDisposed, *shown.DisposedAt, thinDisposition{shown.ID, shown.Verdict.Decision, shown.Disposition, *shown.DisposedAt})
 }
 
 // closable tells what keeps a review from being closed.

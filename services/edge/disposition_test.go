@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"crivo/pkg/txn"
+	"crivo/services/edge"
 	"crivo/services/store"
+	"crivo/services/store/memory"
 )
 
 const noteText = "CANARY called Ana back: it was her"
@@ -134,4 +138,63 @@ func TestWhatCannotBeRecordedIsNotClosed(t *testing.T) {
 	if a := e.do(http.MethodGet, "/v1/transactions/x", ""); a.member("disposition") != "" {
 		t.Errorf("closed: %s", a.body)
 	}
+}
+
+// owing fails to make rows while broken.
+type owing struct {
+	edge.Deliveries
+	broken atomic.Bool
+}
+
+func (o *owing) Insert(ctx context.Context, rows []store.Delivery) ([]bool, error) {
+	if o.broken.Load() {
+		return nil, errDown
+	}
+	return o.Deliveries.Insert(ctx, rows)
+}
+
+// Between a review that was closed and its webhooks the edge may die or the store fail: the analyst's repeat makes them.
+func TestARepeatOwesTheWebhooksThatAreMissing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rows := &owing{Deliveries: memory.NewDeliveries()}
+	e := r.edge("a", func(c *edge.Config) { c.Deliveries = rows })
+	for _, id := range []string{"hears", "hears too", "deaf"} {
+		events := map[bool][]string{true: {"endpoint.*"}}[id == "deaf"]
+		if err := r.registry.PutEndpoint(t.Context(), store.Endpoint{ID: id, Tenant: "default", URL: "https://example.com/", Events: events, Payload: "thin", Status: "active"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.decided("default", []string{"x", "y"}, txn.Review)
+	owes := func(want int) {
+		t.Helper()
+		list, _, err := rows.List(t.Context(), store.DeliveryQuery{Tenant: "default", Limit: 100})
+		if err != nil || len(list) != want {
+			t.Errorf("%d rows, want %d: %v", len(list), want, err)
+		}
+	}
+	const wish = `{"disposition":"declined","note":"` + noteText + `"}`
+	rows.broken.Store(true)
+	for range 2 {
+		if a := e.dispose("x", wish); a.status != http.StatusServiceUnavailable || a.slug() != "store" {
+			t.Errorf("without rows: %d %s", a.status, a.body)
+		}
+	}
+	rows.broken.Store(false)
+	owes(0)
+	for range 2 {
+		if a := e.dispose("x", wish); a.status != http.StatusConflict || a.slug() != "conflict" {
+			t.Errorf("the repeat: %d %s", a.status, a.body)
+		}
+		owes(2)
+	}
+	// What was closed long ago is told to nobody who came since.
+	rows.broken.Store(true)
+	e.dispose("y", wish)
+	rows.broken.Store(false)
+	r.clock.add(2 * time.Hour)
+	if a := e.dispose("y", wish); a.status != http.StatusConflict {
+		t.Errorf("later: %d %s", a.status, a.body)
+	}
+	owes(2)
 }

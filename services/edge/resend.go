@@ -44,11 +44,11 @@ func (e *edge) testEndpoint(w http.ResponseWriter, r *http.Request, m *member) e
 	if _, err := e.Deliveries.Insert(r.Context(), []store.Delivery{made}); err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
 	}
-	return owed(w, made)
+	return answerOwed(w, made)
 }
 
-// owed answers with a delivery that is about to be tried.
-func owed(w http.ResponseWriter, d store.Delivery) error {
+// answerOwed answers with a delivery that is about to be tried.
+func answerOwed(w http.ResponseWriter, d store.Delivery) error {
 	out := shownDelivery(d)
 	w.Header().Set("Location", "/v1/deliveries/"+d.ID)
 	return answer(w, http.StatusAccepted, &out)
@@ -79,7 +79,7 @@ func (e *edge) resendDelivery(w http.ResponseWriter, r *http.Request, m *member)
 	if err != nil {
 		return missing(err)
 	}
-	return owed(w, d)
+	return answerOwed(w, d)
 }
 
 // replayAnswer is a replay as clients see it.

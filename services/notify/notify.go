@@ -4,18 +4,13 @@ package notify
 
 import (
 	"context"
-	"encoding/base32"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"crypto/rand"
-	"crypto/sha256"
 
 	"crivo/pkg/app"
 	"crivo/pkg/batch"
@@ -23,13 +18,11 @@ import (
 	"crivo/pkg/seal"
 	"crivo/pkg/stage"
 	"crivo/services/audit"
+	"crivo/services/owed"
 	"crivo/services/store"
 	"crivo/streams"
 	"crivo/streams/event"
 )
-
-// TypeDecided is the event type of a decision.
-const TypeDecided = "transaction.decided"
 
 // Deliveries keeps what is owed.
 type Deliveries interface {
@@ -233,67 +226,25 @@ func unavailable(out []stage.Result, err error) []stage.Result {
 // owed returns the rows that a decision owes.
 func (n *notifier) owed(d event.Decided, now time.Time) ([]store.Delivery, error) {
 	bodies := map[string][]byte{}
-	return n.owing(occasion{tenant: d.Tenant, kind: TypeDecided, key: d.ID, transaction: d.ID,
-		body: func(form string) ([]byte, error) { return bodyFor(form, d, bodies) }}, now)
-}
-
-// occasion is what endpoints are told of. Its webhook id hashes tenant, key and kind.
-type occasion struct {
-	tenant, kind, key string
-	transaction       string                            // empty where it is about none
-	except            string                            // an endpoint that is not told
-	body              func(form string) ([]byte, error) // by the endpoint's payload
+	return n.owing(owed.Occasion{Tenant: d.Tenant, Kind: owed.TypeDecided, Key: d.ID, Transaction: d.ID,
+		Body: func(form string) ([]byte, error) { return bodyFor(form, d, bodies) }}, now)
 }
 
 // owing returns a row for every endpoint that wants to hear of an occasion. What cannot go out at once is nobody's from the start.
-func (n *notifier) owing(o occasion, now time.Time) ([]store.Delivery, error) {
-	var out []store.Delivery
-	for _, e := range *n.endpoints.Load() {
-		if e.Tenant != o.tenant || e.ID == o.except || e.Status == "disabled" || !wants(e.Events, o.kind) {
-			continue
-		}
-		body, err := o.body(e.Payload)
-		if err != nil {
-			return nil, stage.Reject(err)
-		}
-		id, err := n.webhookID(o.tenant, o.key, o.kind)
-		if err != nil {
-			return nil, stage.Unavailable(err)
-		}
-		row := store.Delivery{ID: "dlv_" + rand.Text(), Tenant: o.tenant, EndpointID: e.ID, TransactionID: o.transaction, WebhookID: id,
-			Type: o.kind, Body: body, Status: store.Pending, NextAttemptAt: now, CreatedAt: now, LeasedUntil: free}
-		if _, ok := n.sending(e.ID); ok {
-			row.LeasedUntil = now.Add(n.Timeout + leaseBeyond)
-		}
-		out = append(out, row)
+func (n *notifier) owing(o owed.Occasion, now time.Time) ([]store.Delivery, error) {
+	rows, err := owed.Rows(n.Keys, maps.Values(*n.endpoints.Load()), o, now)
+	if errors.Is(err, owed.ErrBody) {
+		return nil, stage.Reject(err)
 	}
-	return out, nil
-}
-
-// wants tells whether an endpoint's filter, types or prefixes such as transaction.*, lets a type through. Empty is all about
-// transactions: of webhooks only those hear who ask, or one endpoint's trouble would come to all others a hundredfold.
-func wants(filter []string, kind string) bool {
-	if len(filter) == 0 {
-		return strings.HasPrefix(kind, "transaction.")
-	}
-	return slices.ContainsFunc(filter, func(f string) bool {
-		prefix, star := strings.CutSuffix(f, "*")
-		return f == kind || star && strings.HasPrefix(kind, prefix)
-	})
-}
-
-// webhookID is the same for every try and every repeat of one event, says nothing of the transaction and holds no dots.
-func (n *notifier) webhookID(tenant, id, kind string) (string, error) {
-	box, err := n.Keys.Box(seal.System)
 	if err != nil {
-		return "", err
+		return nil, stage.Unavailable(err)
 	}
-	token, err := box.Token("webhook_id", tenant+"/"+id+"/"+kind+"/1")
-	if err != nil {
-		return "", err
+	for i, r := range rows {
+		if _, ok := n.sending(r.EndpointID); ok {
+			rows[i].LeasedUntil = now.Add(n.Timeout + leaseBeyond)
+		}
 	}
-	sum := sha256.Sum256([]byte(token)) // already keyed: this only gives it one length and alphabet
-	return "msg_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:20])), nil
+	return rows, nil
 }
 
 // thin is the default payload: what happened, nothing personal, the rest by query.
@@ -319,7 +270,7 @@ func bodyFor(form string, d event.Decided, made map[string][]byte) ([]byte, erro
 		}
 		data = &thin{d.ID, public.Verdict.Decision, public.Score, public.RiskBand, codes}
 	}
-	body, err := envelope(TypeDecided, d.DecidedAt, data)
+	body, err := owed.Envelope(owed.TypeDecided, d.DecidedAt, data)
 	made[form] = body
 	return body, err
 }

@@ -3,9 +3,8 @@ package notify
 import (
 	"context"
 
-	"github.com/go-json-experiment/json"
-
 	"crivo/pkg/txn"
+	"crivo/services/owed"
 	"crivo/services/store"
 )
 
@@ -41,11 +40,11 @@ type aboutDelivery struct {
 // event, told once. Nothing is told of a telling, or two endpoints that fail would go on for ever about each other.
 func (n *notifier) tell(ctx context.Context, about store.Endpoint, kind, key string, data any) {
 	now := n.Clock.Now()
-	body, err := envelope(kind, txn.At(now), data)
+	body, err := owed.Envelope(kind, txn.At(now), data)
 	if err == nil {
 		var rows []store.Delivery
-		rows, err = n.owing(occasion{tenant: about.Tenant, kind: kind, key: key, except: about.ID,
-			body: func(string) ([]byte, error) { return body, nil }}, now)
+		rows, err = n.owing(owed.Occasion{Tenant: about.Tenant, Kind: kind, Key: key, Except: about.ID,
+			Body: func(string) ([]byte, error) { return body, nil }}, now)
 		if err == nil {
 			err = n.owe(ctx, rows)
 		}
@@ -53,13 +52,4 @@ func (n *notifier) tell(ctx context.Context, about store.Endpoint, kind, key str
 	if err != nil {
 		n.Log.Warn().Err(err).Str("endpoint", about.ID).Str("event", kind).Msg("other endpoints cannot be told")
 	}
-}
-
-// envelope is a webhook's body.
-func envelope(kind string, at txn.Time, data any) ([]byte, error) {
-	return json.Marshal(struct {
-		Type      string   `json:"type"`
-		Timestamp txn.Time `json:"timestamp"`
-		Data      any      `json:"data"`
-	}{kind, at, data}, json.Deterministic(true))
 }

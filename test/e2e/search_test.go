@@ -169,6 +169,7 @@ func TestAnAnalystClosesAReviewOnce(t *testing.T) {
 	t.Parallel()
 	c, other := newTenant(t), newTenant(t)
 	id, fine := newID(), newID()
+	brief, whole := c.receive(t, `,"events":["transaction.disposed"]`), c.receive(t, `,"events":["transaction.disposed"],"payload":"full"`)
 	body := person(id, carla, "1", bruno, 100)
 	before, approved := c.decided(t, body), c.decided(t, person(fine, ana, "1", bruno, 100))
 	if before.text("decision") != "review" || approved.text("decision") != "approve" {
@@ -202,6 +203,19 @@ func TestAnAnalystClosesAReviewOnce(t *testing.T) {
 	}
 	if queue := c.search(t, `{"disposition":"open"}`); len(queue.Items) != 0 {
 		t.Errorf("the queue: %v", queue.ids())
+	}
+	told, want := brief.first(t), fmt.Sprintf(`{"type":"transaction.disposed","timestamp":%[1]q,"data":{"id":%[2]q,"decision":"review","disposition":"approved","disposed_at":%[1]q}}`,
+		closed.text("disposed_at"), id)
+	if string(told.body) != want {
+		t.Errorf("told %s, want %s", told.body, want)
+	}
+	if all := whole.first(t); !bytes.Contains(all.body, []byte(`"disposed_by":"key_`)) || !bytes.Contains(all.body, []byte(`"reasons":[{`)) || bytes.Contains(all.body, []byte("note")) {
+		t.Errorf("told %s", all.body)
+	}
+	for _, r := range []*receiver{brief, whole} {
+		if rows := c.deliveries(t, r.id); len(rows) != 1 {
+			t.Errorf("%d deliveries of one disposition", len(rows))
+		}
 	}
 	if done := c.search(t, `{"disposition":"approved"}`); !slices.Equal(done.ids(), []string{id}) || done.Items[0].Decision != "review" || done.Items[0].Disposition != "approved" {
 		t.Errorf("what was closed: %+v", done)
