@@ -33,7 +33,7 @@ import (
 )
 
 // within is how long a fact may take to show.
-const within = 10 * time.Second
+const within = 30 * time.Second
 
 const bootstrap = "bootstrap-key-of-the-tests"
 

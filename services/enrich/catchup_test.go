@@ -19,7 +19,7 @@ import (
 )
 
 // within is how long a fact may take to show.
-const within = 10 * time.Second
+const within = 30 * time.Second
 
 // flow is a broker with the streams of the pipeline, and what a service gets from its process.
 type flow struct {

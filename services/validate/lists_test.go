@@ -26,7 +26,7 @@ import (
 )
 
 // within is how long a fact may take to show.
-const within = 10 * time.Second
+const within = 30 * time.Second
 
 // stored is a store of lists that can be down.
 type stored struct {
@@ -270,7 +270,7 @@ func TestAnAnnouncedChangeIsInForceAtOnce(t *testing.T) {
 	l := &stored{}
 	s := serve(t, l)
 	device := listed(t, s.k, txn.KindDeviceID, "d-1")
-	give, run := time.Now().Add(within), s.await(txn.Clear, 1)
+	give, run := time.Now().Add(20*time.Second), s.await(txn.Clear, 1)
 	for _, change := range []struct {
 		entries []store.ListEntry
 		want    string
