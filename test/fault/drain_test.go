@@ -77,7 +77,7 @@ func notReady(s *system.System) bool {
 func (l *ledger) half(t *testing.T, s *system.System) (finish func() string) {
 	t.Helper()
 	row := l.next()
-	for give := time.Now().Add(30 * time.Second); time.Now().Before(give); time.Sleep(20 * time.Millisecond) {
+	for give := time.Now().Add(time.Minute); time.Now().Before(give); time.Sleep(20 * time.Millisecond) {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
 		if err != nil {
 			t.Fatal(err)

@@ -25,7 +25,7 @@ func pause(t *testing.T, s *system.System) (resume func()) {
 	return func() {
 		t.Helper()
 		_, js := s.Connect(t)
-		for give := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for give := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			_, err := js.ResumeConsumer(ctx, streams.Score.Stream, streams.Score.Durable)
 			cancel()

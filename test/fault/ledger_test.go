@@ -189,7 +189,7 @@ func (l *ledger) insist(ctx context.Context, id string) (system.Answer, error) {
 	l.mu.Lock()
 	body := l.sent[id]
 	l.mu.Unlock()
-	for give := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for give := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		a, err := l.s.Do(ctx, http.MethodPost, "/v1/transactions", body)
 		switch {
 		case err == nil && a.Status/100 == 2:
@@ -303,7 +303,7 @@ func (l *ledger) decisions(t *testing.T) map[string]txn.Decision {
 
 // decision reads a transaction's decision from the store, waiting for it.
 func (l *ledger) decision(ctx context.Context, id string) (txn.Decision, error) {
-	for give := time.Now().Add(30 * time.Second); time.Now().Before(give); time.Sleep(20 * time.Millisecond) {
+	for give := time.Now().Add(time.Minute); time.Now().Before(give); time.Sleep(20 * time.Millisecond) {
 		a, err := l.s.Do(ctx, http.MethodGet, "/v1/transactions/"+id, nil, "Prefer", "wait=10")
 		if err != nil {
 			return txn.Decision{}, err

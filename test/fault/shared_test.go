@@ -316,7 +316,7 @@ func newClient(t *testing.T, all *system.Cluster) *client {
 	var key struct {
 		Key string `json:"key"`
 	}
-	for give := time.Now().Add(10 * time.Second); ; { // nginx may ask an edge that has not heard of the tenant
+	for give := time.Now().Add(time.Minute); ; { // nginx may ask an edge that has not heard of the tenant
 		a, err := all.Do(t.Context(), http.MethodPost, "/v1/keys", fmt.Appendf(nil, `{"tenant":%q,"roles":["submit","read","admin"]}`, c.tenant))
 		if err == nil && a.Status == http.StatusCreated && json.Unmarshal(a.Body, &key) == nil {
 			break
@@ -328,7 +328,7 @@ func newClient(t *testing.T, all *system.Cluster) *client {
 	c.Key = key.Key
 	for _, edge := range all.Edges {
 		c.URL = "http://" + edge
-		for give := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for give := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			a, err := c.Do(t.Context(), http.MethodGet, "/v1/transactions/none", nil)
 			if err == nil && a.Status == http.StatusNotFound {
 				break

@@ -128,7 +128,7 @@ func (p *probes) send(t *testing.T) txn.Decision {
 // whole sends until the histories are complete.
 func (p *probes) whole(t *testing.T) {
 	t.Helper()
-	for give := time.Now().Add(30 * time.Second); degraded(p.send(t)); time.Sleep(50 * time.Millisecond) {
+	for give := time.Now().Add(time.Minute); degraded(p.send(t)); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(give) {
 			t.Fatal("histories are not whole again")
 		}

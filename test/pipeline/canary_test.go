@@ -133,7 +133,7 @@ func acceptHTTP(t *testing.T, s *system.System, i int) {
 func acceptNATS(t *testing.T, nc *nats.Conn, i int) {
 	t.Helper()
 	id, body := canary(i)
-	for give := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for give := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		m, err := nc.Request("tx.intake.default", []byte(body), 5*time.Second)
 		if err != nil {
 			t.Fatal(err)
