@@ -35,7 +35,7 @@ func Provision(dir string) ([]string, error) {
 		return nil, fmt.Errorf("broker: %w", err)
 	}
 	files := map[string][]byte{}
-	if files[AuthFile], err = ids.config(); err != nil {
+	if files[AuthFile], err = ids.config(filepath.Join(dir, AuthFile)); err != nil {
 		return nil, fmt.Errorf("broker: %s: %w", AuthFile, err)
 	}
 	rights := map[string]jwt.Permissions{operatorName: {}}
@@ -74,22 +74,25 @@ func ClusterTenant(dir, tenant string, until time.Time) (id string, creds []byte
 	if id, creds, err = ids.tenantCreds(tenant, until); err != nil {
 		return "", nil, err
 	}
-	text, err := ids.config()
+	text, err := ids.config(filepath.Join(dir, AuthFile))
 	if err != nil {
 		return "", nil, fmt.Errorf("broker: %s: %w", AuthFile, err)
 	}
 	return id, creds, whole.Write(filepath.Join(dir, AuthFile), text)
 }
 
-// config is the part of a server's configuration that says whom it trusts.
-func (ids *identities) config() ([]byte, error) {
+// config is the part of a server's configuration that says whom it trusts. What stands at path names the operator already: a
+// server that reads its configuration again refuses another token, and each is new by its time of making.
+func (ids *identities) config(path string) ([]byte, error) {
 	system, err := public(ids.system)
 	if err != nil {
 		return nil, err
 	}
-	operator, err := ids.operatorToken(system)
-	if err != nil {
-		return nil, err
+	operator := ids.operatorOf(path, system)
+	if operator == "" {
+		if operator, err = ids.operatorToken(system); err != nil {
+			return nil, err
+		}
 	}
 	account, err := public(ids.account)
 	if err != nil {
@@ -123,4 +126,24 @@ func (ids *identities) config() ([]byte, error) {
 	}
 	b.WriteString("}\n")
 	return []byte(b.String()), nil
+}
+
+// operatorOf returns the operator's token of a configuration that stands, "" where there is none of ours for this system account.
+func (ids *identities) operatorOf(path, system string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		token, ok := strings.CutPrefix(strings.TrimSpace(line), "operator: ")
+		if !ok {
+			continue
+		}
+		claims, err := jwt.DecodeOperatorClaims(token)
+		key, keyErr := public(ids.operator)
+		if err == nil && keyErr == nil && claims.Issuer == key && claims.SystemAccount == system {
+			return token
+		}
+	}
+	return ""
 }
