@@ -39,7 +39,7 @@ func exportKind(accept []string) string {
 			continue
 		}
 		q, err := strconv.ParseFloat(parameters["q"], 64)
-		if err != nil {
+		if err != nil || !(q >= 0 && q <= 1) {
 			q = 1
 		}
 		if q > best {

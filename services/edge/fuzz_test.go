@@ -35,6 +35,23 @@ func FuzzPreferWait(f *testing.F) {
 	})
 }
 
+func FuzzExportKind(f *testing.F) {
+	for _, seed := range []string{"text/csv", "application/x-ndjson;q=0.5, text/csv;q=0.4", "*/*;q=NaN", `text/csv;x="a,b";q=2`, `text/csv;x="`, "text/*;q=0", ",;=/"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, header string) {
+		switch got := edge.ExportKind([]string{header}); {
+		case got != "" && got != "text/csv" && got != "application/x-ndjson":
+			t.Errorf("%q gave %q", header, got)
+		case got != "" && !strings.Contains(strings.ToLower(header), "text/") && !strings.Contains(strings.ToLower(header), "ndjson"):
+			t.Errorf("%q gave %q out of nothing", header, got)
+		}
+		if got := edge.ExportKind([]string{"text/csv", header}); got != "text/csv" {
+			t.Errorf("text/csv before %q gave %q", header, got)
+		}
+	})
+}
+
 func FuzzBearer(f *testing.F) {
 	for _, seed := range []string{"Bearer abc", "bearer \t x", "Basic x", "Bearer", "Bearer \x00", "Bearer  a b "} {
 		f.Add(seed)
