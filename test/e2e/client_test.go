@@ -303,6 +303,26 @@ func TestTheClientHearsEventsAndGoesOnWhereItStopped(t *testing.T) {
 	}
 }
 
+func TestTheReceiversInTheReadmeAreTheTestedOnes(t *testing.T) {
+	t.Parallel()
+	read := func(path ...string) string {
+		data, err := os.ReadFile(filepath.Join(append([]string{"..", ".."}, path...)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	readme := read("README.md")
+	for language, file := range map[string]string{"```js\n": "receiver.mjs", "```go\nhttp.HandleFunc": "main.go"} {
+		_, shown, found := strings.Cut(readme, language)
+		shown, _, _ = strings.Cut(shown, "\n```")
+		tested := strings.ReplaceAll(read("test", "examples", "receiver", file), "\n\t", "\n")
+		if !found || shown == "" || !strings.Contains(tested, shown) {
+			t.Errorf("README shows another %s", file)
+		}
+	}
+}
+
 func TestW02TheReceiversToPasteTakeARealDelivery(t *testing.T) {
 	t.Parallel()
 	paste := filepath.Join("..", "examples", "receiver")

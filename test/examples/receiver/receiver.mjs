@@ -4,7 +4,7 @@ import { createServer } from "node:http";
 
 const key = Buffer.from(process.env.WEBHOOK_SECRET.replace("whsec_", ""), "base64");
 createServer(async (req, res) => {
-  const body = Buffer.concat(await req.toArray()); // the bytes as they came are what is signed
+  const body = Buffer.concat(await req.toArray().catch(() => [])); // the bytes as they came are what is signed
   const { "webhook-id": id, "webhook-timestamp": at, "webhook-signature": signatures = "" } = req.headers;
   const mac = Buffer.from("v1," + createHmac("sha256", key).update(`${id}.${at}.`).update(body).digest("base64"));
   const ours = signatures.split(" ").map((s) => Buffer.from(s)).some((s) => s.length === mac.length && timingSafeEqual(s, mac));
