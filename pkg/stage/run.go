@@ -57,7 +57,7 @@ func (r Runner) Run(ctx context.Context) error {
 			return nil // the end of ctx
 		}
 		w := &work{Runner: r, doubts: d, held: map[jetstream.Msg]time.Time{}, incoming: make(chan jetstream.Msg, 2*r.Spec.Batch),
-			taken: make(chan struct{}, 1)}
+			taken: make(chan struct{}, 1), pulled: make(chan struct{}), ended: make(chan struct{})}
 		w.run(ctx, consumer)
 	}
 	return nil
@@ -96,6 +96,8 @@ type work struct {
 	doubts   *doubts
 	incoming chan jetstream.Msg
 	taken    chan struct{} // told when incoming has room again
+	pulled   chan struct{} // closed once nothing more is asked for
+	ended    chan struct{} // closed once nobody reads incoming
 
 	mu   sync.Mutex
 	held map[jetstream.Msg]time.Time // pulled and not settled → when the broker last heard of it
@@ -112,7 +114,7 @@ func (w *work) run(ctx context.Context, consumer jetstream.Consumer) {
 	side.Go(func() { w.heartbeat(hard) })
 	side.Go(func() { w.watch(soft, consumer, stop) })
 	side.Go(func() {
-		defer close(w.incoming)
+		defer close(w.pulled)
 		w.pull(soft, consumer, stop)
 	})
 	side.Go(func() {
@@ -123,8 +125,7 @@ func (w *work) run(ctx context.Context, consumer jetstream.Consumer) {
 	w.loop(hard)
 	stop()
 	cancel()
-	for range w.incoming { // a callback that waits for room is let go
-	}
+	close(w.ended)
 	side.Wait()
 	w.release()
 }
@@ -134,8 +135,12 @@ func (w *work) run(ctx context.Context, consumer jetstream.Consumer) {
 func (w *work) pull(ctx context.Context, consumer jetstream.Consumer, stop func()) {
 	for n := w.room(ctx); n > 0; n = w.room(ctx) {
 		round, err := consumer.Consume(func(m jetstream.Msg) {
+			// The client may call once more after it said that a round is closed.
 			w.hold(m)
-			w.incoming <- m
+			select {
+			case w.incoming <- m:
+			case <-w.ended:
+			}
 		}, jetstream.PullMaxMessages(w.Spec.Batch), jetstream.StopAfter(n), jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second),
 			jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 				if gone(err) {
@@ -192,24 +197,33 @@ func (w *work) watch(ctx context.Context, consumer jetstream.Consumer, stop func
 	}
 }
 
-// loop handles what has arrived, a batch at a time, until the channel closes or ctx ends.
+// loop handles what has arrived, a batch at a time, until all that was pulled is handled or ctx ends.
 func (w *work) loop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case first, ok := <-w.incoming:
-			if !ok {
+		case first := <-w.incoming:
+			w.handle(ctx, first)
+		case <-w.pulled:
+			select {
+			case first := <-w.incoming:
+				w.handle(ctx, first)
+			default:
 				return
 			}
-			batch := w.collect(first)
-			select {
-			case w.taken <- struct{}{}:
-			default:
-			}
-			w.batch(ctx, batch)
 		}
 	}
+}
+
+// handle runs a message with those that arrived behind it.
+func (w *work) handle(ctx context.Context, first jetstream.Msg) {
+	batch := w.collect(first)
+	select {
+	case w.taken <- struct{}{}:
+	default:
+	}
+	w.batch(ctx, batch)
 }
 
 // collect takes what is there already, waiting for nothing: a lone message passes at once, load makes batches by itself.
@@ -217,10 +231,7 @@ func (w *work) collect(first jetstream.Msg) []jetstream.Msg {
 	batch := []jetstream.Msg{first}
 	for len(batch) < w.Spec.Batch {
 		select {
-		case m, ok := <-w.incoming:
-			if !ok {
-				return batch
-			}
+		case m := <-w.incoming:
 			batch = append(batch, m)
 		default:
 			return batch

@@ -10,6 +10,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
 	"crivo/pkg/stage"
 )
 
@@ -129,5 +133,59 @@ func BenchmarkEach(b *testing.B) {
 				handle(b.Context(), messages)
 			}
 		})
+	}
+}
+
+// belated says that a round is closed and delivers once more, as the client does when its connection ends meanwhile.
+type belated struct {
+	jetstream.JetStream
+	delivers chan jetstream.MessageHandler
+}
+
+func (b belated) Consumer(context.Context, string, string) (jetstream.Consumer, error) {
+	return consumer{b: b}, nil
+}
+func (belated) Conn() *nats.Conn { return &nats.Conn{} }
+
+type consumer struct {
+	jetstream.Consumer
+	b belated
+}
+
+func (c consumer) Consume(h jetstream.MessageHandler, _ ...jetstream.PullConsumeOpt) (jetstream.ConsumeContext, error) {
+	select {
+	case c.b.delivers <- h:
+	default:
+	}
+	return round{}, nil
+}
+
+type round struct{ jetstream.ConsumeContext }
+
+func (round) Stop() {}
+func (round) Closed() <-chan struct{} {
+	closed := make(chan struct{})
+	close(closed)
+	return closed
+}
+
+type unread struct{ jetstream.Msg }
+
+func TestAMessageThatComesAfterTheEndHarmsNobody(t *testing.T) {
+	b := belated{delivers: make(chan jetstream.MessageHandler, 1)}
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		ended <- stage.Runner{JS: b, Spec: stage.Spec{Step: "x", Batch: 1, AckWait: time.Second}, Handle: func(context.Context, []stage.Message) []stage.Result { return nil },
+			Bury: func(context.Context, stage.Burial) ([]stage.Output, error) { return nil, nil }, Attempts: struct{ stage.Attempts }{}, Now: time.Now,
+			Metrics: stage.NewMetrics(prometheus.NewRegistry())}.Run(ctx)
+	}()
+	deliver := <-b.delivers
+	end()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	for range 3 { // more than there is room for
+		deliver(unread{})
 	}
 }

@@ -26,15 +26,15 @@ func TestW17AnEndpointThatHangsStopsNoOther(t *testing.T) {
 	w.endpoint("hanging", hanging.URL)
 	w.endpoint("healthy", healthy.URL)
 	w.run()
-	w.decide(ids("x", 200)...)
+	w.decide(ids("x", 100)...)
 	w.until("the hanging one has all it takes at once", func() bool { return len(hanging.all()) == 32 })
-	w.decide(ids("y", 200)...)
-	w.ended("healthy", 400, store.Delivered)
+	w.decide(ids("y", 100)...)
+	w.ended("healthy", 200, store.Delivered)
 	if n := len(hanging.all()); n != 32 {
 		t.Errorf("%d requests at once to one endpoint", n)
 	}
 	close(release)
-	w.ended("hanging", 400, store.Delivered)
+	w.ended("hanging", 200, store.Delivered)
 }
 
 // The others of W17: of many endpoints one hangs, one answers errors and one is slow, and the rest get all there is meanwhile.

@@ -146,7 +146,7 @@ func (w *world) must(err error) {
 // until waits for a fact.
 func (w *world) until(what string, fact func() bool) {
 	w.Helper()
-	for give := time.Now().Add(within); !fact(); time.Sleep(2 * time.Millisecond) {
+	for give := time.Now().Add(within); !fact(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(give) {
 			w.Fatalf("never: %s", what)
 		}

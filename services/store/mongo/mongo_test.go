@@ -60,31 +60,34 @@ func bare(t testing.TB, o mongo.Options, edit ...func(*options.ClientOptions)) *
 	return db
 }
 
+// unhurried waits for a connection of a pool that others keep busy: suites try what many do at once, on machines that do much else.
+func unhurried(c *options.ClientOptions) { c.SetServerSelectionTimeout(20 * time.Second) }
+
 func TestTransactions(t *testing.T) {
-	storetest.Transactions(t, func(t *testing.T) store.Transactions { return fresh(t).Transactions() })
+	storetest.Transactions(t, func(t *testing.T) store.Transactions { return fresh(t, unhurried).Transactions() })
 }
 
 func TestSearch(t *testing.T) {
-	storetest.Search(t, func(t *testing.T) store.Transactions { return fresh(t).Transactions() })
+	storetest.Search(t, func(t *testing.T) store.Transactions { return fresh(t, unhurried).Transactions() })
 }
 
 func TestWhatIsTooLargeCostsItsBatchMatesNothing(t *testing.T) {
-	storetest.Refusals(t, func(t *testing.T) store.Transactions { return fresh(t).Transactions() }, 16<<20)
+	storetest.Refusals(t, func(t *testing.T) store.Transactions { return fresh(t, unhurried).Transactions() }, 16<<20)
 }
 
 func TestRegistry(t *testing.T) {
-	storetest.Registry(t, func(t *testing.T) store.Registry { return fresh(t).Registry() })
+	storetest.Registry(t, func(t *testing.T) store.Registry { return fresh(t, unhurried).Registry() })
 }
 
 func TestDeliveries(t *testing.T) {
-	storetest.Deliveries(t, func(t *testing.T) store.Deliveries { return fresh(t).Deliveries() })
+	storetest.Deliveries(t, func(t *testing.T) store.Deliveries { return fresh(t, unhurried).Deliveries() })
 }
 
 // Whoever comes before the keeper finds no collection, no validator and no index: what is promised stands in _id.
 func TestNothingDependsOnEnsureHavingRun(t *testing.T) {
 	uri := server(t)
-	storetest.Transactions(t, func(t *testing.T) store.Transactions { return bare(t, mongo.Options{URI: uri}).Transactions() })
-	storetest.Search(t, func(t *testing.T) store.Transactions { return bare(t, mongo.Options{URI: uri}).Transactions() })
-	storetest.Registry(t, func(t *testing.T) store.Registry { return bare(t, mongo.Options{URI: uri}).Registry() })
-	storetest.Deliveries(t, func(t *testing.T) store.Deliveries { return bare(t, mongo.Options{URI: uri}).Deliveries() })
+	storetest.Transactions(t, func(t *testing.T) store.Transactions { return bare(t, mongo.Options{URI: uri}, unhurried).Transactions() })
+	storetest.Search(t, func(t *testing.T) store.Transactions { return bare(t, mongo.Options{URI: uri}, unhurried).Transactions() })
+	storetest.Registry(t, func(t *testing.T) store.Registry { return bare(t, mongo.Options{URI: uri}, unhurried).Registry() })
+	storetest.Deliveries(t, func(t *testing.T) store.Deliveries { return bare(t, mongo.Options{URI: uri}, unhurried).Deliveries() })
 }
