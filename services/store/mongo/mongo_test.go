@@ -86,8 +86,12 @@ func TestDeliveries(t *testing.T) {
 // Whoever comes before the keeper finds no collection, no validator and no index: what is promised stands in _id.
 func TestNothingDependsOnEnsureHavingRun(t *testing.T) {
 	uri := server(t)
-	storetest.Transactions(t, func(t *testing.T) store.Transactions { return bare(t, mongo.Options{URI: uri}, unhurried).Transactions() })
-	storetest.Search(t, func(t *testing.T) store.Transactions { return bare(t, mongo.Options{URI: uri}, unhurried).Transactions() })
+	storetest.Transactions(t, func(t *testing.T) store.Transactions {
+		return bare(t, mongo.Options{URI: uri}, unhurried).Transactions()
+	})
+	storetest.Search(t, func(t *testing.T) store.Transactions {
+		return bare(t, mongo.Options{URI: uri}, unhurried).Transactions()
+	})
 	storetest.Registry(t, func(t *testing.T) store.Registry { return bare(t, mongo.Options{URI: uri}, unhurried).Registry() })
 	storetest.Deliveries(t, func(t *testing.T) store.Deliveries { return bare(t, mongo.Options{URI: uri}, unhurried).Deliveries() })
 }
