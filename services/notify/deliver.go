@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -19,8 +20,8 @@ import (
 // deliver makes one attempt and writes what came of it; probing is what stands of the breaker while the attempt is its probe.
 func (n *notifier) deliver(e store.Endpoint, row store.Delivery, probing store.Breaker) {
 	now := n.Clock.Now()
-	if !held(row, now.Add(n.Timeout)) {
-		return // waited too long: another may hold it by the time of the answer. The lease runs out, then it is due again
+	if !n.inTime(row) {
+		return // another may hold it by the time of the answer. The lease runs out, then it is due again
 	}
 	box, err := n.Keys.Box(row.Tenant)
 	if err != nil {
@@ -122,26 +123,32 @@ func (n *notifier) disable(e store.Endpoint, cause, key string) {
 }
 
 func (n *notifier) disableNow(ctx context.Context, tried store.Endpoint, cause, key string) error {
-	if err := n.reload(ctx); err != nil {
+	for recorded := false; ; recorded = true {
+		if err := n.reload(ctx); err != nil {
+			return err
+		}
+		e, ok := (*n.endpoints.Load())[tried.ID]
+		if !ok || e.Status == "disabled" || e.URL != tried.URL {
+			return nil
+		}
+		if !recorded {
+			err := n.Audit(ctx, store.Act{At: txn.At(n.Clock.Now()), Actor: "system", Tenant: e.Tenant, Action: "endpoint.disable", Target: e.ID,
+				Detail: map[string]any{"cause": cause}})
+			if err != nil {
+				return err
+			}
+			n.tell(ctx, e, typeDisabled, key, aboutEndpoint{e.ID, cause})
+		}
+		e.Status = "disabled"
+		switch err := n.Endpoints.ChangeEndpoint(ctx, e); {
+		case errors.Is(err, store.ErrChanged):
+			continue // by an operator: what that was stands
+		case err != nil:
+			return err
+		}
+		_ = streams.Changed(n.Conn, streams.TopicEndpoints)
+		_ = n.reload(ctx)
+		_, err := n.Deliveries.Cancel(ctx, e.Tenant, e.ID, store.Skipped)
 		return err
 	}
-	e, ok := (*n.endpoints.Load())[tried.ID]
-	if !ok || e.Status == "disabled" || e.URL != tried.URL {
-		return nil
-	}
-	e.Status = "disabled"
-	err := n.Audit(ctx, store.Act{At: txn.At(n.Clock.Now()), Actor: "system", Tenant: e.Tenant, Action: "endpoint.disable", Target: e.ID,
-		Detail: map[string]any{"cause": cause}})
-	if err != nil {
-		return err
-	}
-	n.tell(ctx, e, typeDisabled, key, aboutEndpoint{e.ID, cause})
-	if err := n.Endpoints.ChangeEndpoint(ctx, e); err != nil {
-		return err
-	}
-	_ = streams.Changed(n.Conn, streams.TopicEndpoints)
-	_ = n.reload(ctx)
-	n.forget(ctx, e.ID)
-	_, err = n.Deliveries.Cancel(ctx, e.Tenant, e.ID, store.Skipped)
-	return err
 }

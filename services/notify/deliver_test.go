@@ -2,6 +2,7 @@ package notify_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"crivo/pkg/txn"
 	"crivo/pkg/webhook"
 	"crivo/services/store"
+	"crivo/services/store/memory"
 	"crivo/streams"
 	"crivo/streams/event"
 )
@@ -509,5 +512,40 @@ func TestW26AFilterDecidesWhatIsOwed(t *testing.T) {
 		if n := len(w.rows(id)); n != want {
 			t.Errorf("%s: %d rows", id, n)
 		}
+	}
+}
+
+// meddled is a registry in which an operator changes an endpoint right before somebody else does.
+type meddled struct {
+	*memory.Registry
+	once sync.Once
+}
+
+func (m *meddled) ChangeEndpoint(ctx context.Context, e store.Endpoint) error {
+	m.once.Do(func() {
+		theirs := e
+		theirs.Status, theirs.Description = "active", "theirs"
+		_ = m.Registry.ChangeEndpoint(ctx, theirs)
+	})
+	return m.Registry.ChangeEndpoint(ctx, e)
+}
+
+// The only webhook for a long time finds its receiver gone while an operator changes something else about the endpoint.
+func TestW07GoneDisablesWhatIsChangedMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	w.config.Endpoints = &meddled{Registry: w.registry}
+	r, watcher := newReceiver(t, status(http.StatusGone)), newReceiver(t, nil)
+	w.endpoint("e", r.URL)
+	w.endpoint("watcher", watcher.URL, func(e *store.Endpoint) { e.Events = []string{"endpoint.*"} })
+	w.run()
+	w.decide("x")
+	w.until("disabled", func() bool { return w.endpointStatus("e") == "disabled" })
+	w.ended("watcher", 1, store.Delivered)
+	all, err := w.registry.Endpoints(t.Context())
+	w.must(err)
+	acts, err := w.registry.Acts(t.Context(), 10)
+	w.must(err)
+	if all[0].Description != "theirs" || len(acts) != 1 {
+		t.Errorf("%+v, %d acts", all[0], len(acts))
 	}
 }

@@ -273,3 +273,27 @@ func TestW21ABrokerThatComesBackEmptyStopsNothing(t *testing.T) {
 	w.decide("after")
 	w.ended("e", 3, store.Delivered)
 }
+
+// A row that waited too long in its lane to be tried within its lease is due again at once: else a slow receiver would get nothing
+// until the leases of all that waited ran out.
+func TestWhatWaitedTooLongInItsLaneIsDueAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.freeze()
+	release := make(chan bool)
+	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) {
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+	})
+	w.endpoint("e", r.URL)
+	w.run()
+	w.decide(ids("x", 40)...)
+	w.until("a full lane", func() bool { return len(r.all()) == 32 && len(w.rows("e")) == 40 })
+	w.later(11 * time.Second)
+	close(release)
+	w.ended("e", 40, store.Delivered)
+	if n := len(r.all()); n != 40 {
+		t.Errorf("%d requests", n)
+	}
+}
