@@ -30,8 +30,6 @@ type sender struct {
 func newSender(base, key string, connections int) *sender {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost, transport.MaxConnsPerHost = connections, connections, connections
-	// A redirected POST would arrive as a GET: the address is wrong, and that is an answer.
-	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client := &http.Client{Transport: transport, Timeout: 30 * time.Second, CheckRedirect: stay}
 	return &sender{url: strings.TrimRight(base, "/"), key: key, http: client}
 }
