@@ -38,7 +38,7 @@ func (n *notifier) deliver(e store.Endpoint, row store.Delivery, probing store.B
 	if n.hard.Err() != nil && res.status == 0 {
 		return // cut off by the shutdown: not the receiver's fault, the lease runs out
 	}
-	row = n.after(row, res, now)
+	row = n.standing(n.after(row, res, now))
 	n.metrics.attempted(row, res)
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(n.hard), writeTime)
 	defer cancel()
@@ -80,6 +80,23 @@ func (n *notifier) after(row store.Delivery, res outcome, started time.Time) sto
 	row.LeasedUntil, row.Trigger, row.Was = free, "", ""
 	row.Attempts = append(row.Attempts, a)
 	row.Attempts = row.Attempts[max(0, len(row.Attempts)-mostAttempts):]
+	return row
+}
+
+// standing is a row as it stands after an attempt. Where its endpoint went meanwhile it ends as those did that waited.
+func (n *notifier) standing(row store.Delivery) store.Delivery {
+	e, ok := (*n.endpoints.Load())[row.EndpointID]
+	switch {
+	case row.Status != store.Pending:
+		return row
+	case !ok:
+		row.Status = store.Cancelled
+	case e.Status == "disabled":
+		row.Status = store.Skipped
+	default:
+		return row
+	}
+	row.Attempts[len(row.Attempts)-1].NextAttemptAt = nil
 	return row
 }
 

@@ -429,6 +429,44 @@ func TestW22WhatIsOwedToADeletedEndpointIsCancelled(t *testing.T) {
 	})
 }
 
+// What is under way when its endpoint goes ends as the rest does, and not when its next try would be due.
+func TestW22AnAttemptUnderWayEndsAsWhatWaits(t *testing.T) {
+	for want, change := range map[string]func(w *world, e store.Endpoint){
+		store.Cancelled: func(w *world, e store.Endpoint) { w.must(w.registry.DeleteEndpoint(w.Context(), "t", e.ID)) },
+		store.Skipped: func(w *world, e store.Endpoint) {
+			e.Status = "disabled"
+			w.must(w.registry.PutEndpoint(w.Context(), e))
+		},
+	} {
+		t.Run(want, func(t *testing.T) {
+			w := newWorld(t)
+			w.config.Schedule = []time.Duration{0, time.Hour}
+			answer := make(chan bool)
+			r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int) {
+				<-answer
+				rw.WriteHeader(http.StatusInternalServerError)
+			})
+			e := w.endpoint("e", r.URL)
+			w.run()
+			w.decide("x")
+			w.until("an attempt", func() bool { return len(r.all()) == 1 })
+			change(w, e)
+			watcher := newReceiver(t, nil)
+			w.endpoint("watcher", watcher.URL)
+			for n := 0; len(watcher.all()) == 0; n++ { // until the change is known
+				w.decide(fmt.Sprint("y", n))
+				w.polled()
+			}
+			close(answer)
+			w.until("the attempt's end", func() bool {
+				return slices.ContainsFunc(w.rows("e"), func(d store.Delivery) bool {
+					return d.TransactionID == "x" && len(d.Attempts) == 1 && d.Status == want && d.Attempts[0].NextAttemptAt == nil
+				})
+			})
+		})
+	}
+}
+
 // insert makes a row whose process died: it was leased until then.
 func (w *world) insert(endpoint string, leased time.Time) {
 	w.Helper()
