@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"crivo/pkg/retry"
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 )
@@ -109,9 +110,7 @@ func readAnswer(res *http.Response, data []byte) (answer, error) {
 		if a.problem.Title == "" {
 			a.problem.Title = res.Status
 		}
-		if s, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && s >= 0 {
-			a.after = min(time.Duration(s)*time.Second, time.Minute)
-		}
+		a.after = min(retry.After(res.Header.Get("Retry-After"), time.Now()), time.Minute)
 		return a, nil
 	}
 	var d txn.Decision

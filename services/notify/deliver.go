@@ -7,8 +7,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"crivo/pkg/failpoint"
@@ -104,27 +102,6 @@ func (n *notifier) standing(row store.Delivery) store.Delivery {
 func pause(scheduled, asked time.Duration) time.Duration {
 	jittered := time.Duration(float64(scheduled) * (0.8 + 0.4*rand.Float64()))
 	return max(jittered, asked)
-}
-
-// maxRetryAfter bounds what a receiver may ask for.
-const maxRetryAfter = 24 * time.Hour
-
-// retryAfter reads seconds or a date; rubbish is no wish.
-func retryAfter(header string, now time.Time) time.Duration {
-	if header == "" {
-		return 0
-	}
-	if strings.Trim(header, "0123456789") == "" {
-		s, err := strconv.ParseUint(header, 10, 31)
-		if err != nil {
-			return maxRetryAfter // beyond any number
-		}
-		return min(time.Duration(s)*time.Second, maxRetryAfter)
-	}
-	if at, err := http.ParseTime(header); err == nil {
-		return min(max(0, at.Sub(now)), maxRetryAfter)
-	}
-	return 0
 }
 
 // disable stops an endpoint whose receiver is gone for good. What the operator changed since the attempt began stands. The same
