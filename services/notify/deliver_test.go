@@ -587,3 +587,40 @@ func TestW07GoneDisablesWhatIsChangedMeanwhile(t *testing.T) {
 		t.Errorf("%+v, %d acts", all[0], len(acts))
 	}
 }
+
+// A row may be due before this process knows of its endpoint, or of what became of that: it is asked for before anything ends.
+func TestARowsEndpointIsLookedUpBeforeTheRowEnds(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	w.run()
+	w.polled()
+	w.unannounced("new", r.URL)
+	w.insert("new", time.UnixMilli(0))
+	w.ended("new", 1, store.Delivered)
+	e := w.endpoint("disabled", r.URL, func(e *store.Endpoint) { e.Status = "disabled" })
+	now := time.Now()
+	_, err := w.deliveries.Insert(t.Context(), []store.Delivery{{ID: "dlv_2", Tenant: "t", EndpointID: e.ID, WebhookID: "msg_2", Body: []byte("{}"),
+		Status: store.Pending, NextAttemptAt: now, LeasedUntil: time.UnixMilli(0), CreatedAt: now}})
+	w.must(err)
+	w.ended("disabled", 1, store.Skipped)
+}
+
+// W23: what is asked for by hand is not on the schedule, and its failure is no end that others hear of once more.
+func TestW23AResendThatFailsExhaustsNothingAgain(t *testing.T) {
+	w := newWorld(t)
+	w.config.Schedule = []time.Duration{0}
+	r, watcher := newReceiver(t, status(http.StatusInternalServerError)), newReceiver(t, nil)
+	w.endpoint("e", r.URL)
+	w.endpoint("watcher", watcher.URL, func(e *store.Endpoint) { e.Events = []string{"delivery.*"} })
+	w.run()
+	w.decide("x")
+	id := w.ended("e", 1, store.Exhausted)[0].ID
+	w.ended("watcher", 1, store.Delivered)
+	w.must(w.deliveries.Resend(t.Context(), store.Resend{Tenant: "t", ID: id, Trigger: store.Manual, At: w.config.Clock.Now()}))
+	w.until("one more attempt", func() bool { return len(w.rows("e")[0].Attempts) == 2 })
+	w.ended("e", 1, store.Exhausted)
+	w.polled()
+	if n := len(w.rows("watcher")); n != 1 {
+		t.Errorf("told %d times", n)
+	}
+}

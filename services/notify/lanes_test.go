@@ -297,3 +297,17 @@ func TestWhatWaitedTooLongInItsLaneIsDueAtOnce(t *testing.T) {
 		t.Errorf("%d requests", n)
 	}
 }
+
+// An attempt that the shutdown cuts off is not the receiver's failure: it is on no record, and made again.
+func TestAnAttemptThatADrainCutsIsNoneOfTheSchedule(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) { <-req.Context().Done() })
+	w.endpoint("e", r.URL)
+	stop := w.run()
+	w.decide("x")
+	w.until("an attempt", func() bool { return len(r.all()) == 1 })
+	stop()
+	if row := w.rows("e")[0]; row.Status != store.Pending || len(row.Attempts) != 0 {
+		t.Errorf("%+v", row)
+	}
+}
