@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -310,5 +312,42 @@ func TestMainEndsAsItsSignalsSay(t *testing.T) {
 				t.Errorf("said %q and %q", said.String(), errs.String())
 			}
 		})
+	}
+}
+
+// A receiver that sends more than its answer has it quoted by net/http, its request's credential included.
+func TestOfTheStandardLogNothingQuotedIsKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	defer stdlog.SetOutput(os.Stderr)
+	if _, err := app.NewLog(f, "info", time.Now); err != nil {
+		t.Fatal(err)
+	}
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = conn.Write([]byte("HTTP/1.1 204 No Content\r\n\r\nyou sent " + r.Header.Get("Authorization")))
+	}))
+	defer receiver.Close()
+	var data []byte
+	for give := time.Now().Add(10 * time.Second); len(data) == 0 && time.Now().Before(give); data, _ = os.ReadFile(path) {
+		req, err := http.NewRequest(http.MethodPost, receiver.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer hush")
+		if res, err := receiver.Client().Do(req); err == nil {
+			_ = res.Body.Close()
+		}
+	}
+	if !strings.Contains(string(data), `"said":"Unsolicited response`) || strings.Contains(string(data), "hush") {
+		t.Errorf("%s", data)
 	}
 }

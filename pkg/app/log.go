@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	stdlog "log"
 	"os"
 	"slices"
 	"strings"
@@ -13,7 +14,8 @@ import (
 // Levels are the names that a log level can have, from the most to the least.
 var Levels = [...]string{"debug", "info", "warn", "error"}
 
-// NewLog returns the process's log on f: lines of JSON, or text for a person when f is a terminal. Times are now's.
+// NewLog returns the process's log on f: lines of JSON, or text for a person when f is a terminal. Times are now's. What libraries
+// write to Go's standard log goes there too, but for what they quote.
 func NewLog(f *os.File, level string, now func() time.Time) (zerolog.Logger, error) {
 	l, err := zerolog.ParseLevel(level)
 	if err != nil || !slices.Contains(Levels[:], strings.ToLower(level)) { // zerolog knows more, "disabled" among them
@@ -26,7 +28,20 @@ func NewLog(f *os.File, level string, now func() time.Time) (zerolog.Logger, err
 	stamp := zerolog.HookFunc(func(e *zerolog.Event, _ zerolog.Level, _ string) {
 		e.Str(zerolog.TimestampFieldName, now().UTC().Format("2006-01-02T15:04:05.000Z07:00"))
 	})
-	return log.Level(l).Hook(stamp), nil
+	log = log.Level(l).Hook(stamp)
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(unquoted{log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute})}) // a receiver may cause one by each webhook
+	return log, nil
+}
+
+// unquoted logs lines up to their first quote: net/http quotes what a receiver sent after its answer, which may be its request, with
+// whatever credential that had.
+type unquoted struct{ log zerolog.Logger }
+
+func (u unquoted) Write(line []byte) (int, error) {
+	said, _, _ := strings.Cut(string(line), `"`)
+	u.log.Warn().Str("said", strings.TrimSpace(said)).Msg("standard log")
+	return len(line), nil
 }
 
 // Terminal tells whether a person reads f.

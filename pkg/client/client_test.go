@@ -426,14 +426,3 @@ func TestADryRunIsADecision(t *testing.T) {
 		}
 	})
 }
-
-func FuzzRetryAfter(f *testing.F) {
-	for _, seed := range []string{"1", "0", "-1", "1.5", "18446744073709551616", "9223372036854775807", "Sat, 01 Jan 2000 00:00:07 GMT", "Saturday, 01-Jan-00 00:00:07 GMT", " 7"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, header string) {
-		if got := client.RetryAfter(header, time.Unix(946684800, 0)); got < 0 || got > 24*time.Hour {
-			t.Errorf("%q gave %v", header, got)
-		}
-	})
-}

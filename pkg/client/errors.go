@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"crivo/pkg/retry"
 	"crivo/pkg/txn"
 )
 
@@ -110,22 +111,8 @@ func refusal(res *http.Response, body []byte, now time.Time) error {
 	if json.Unmarshal(body, e) != nil || e.Status != res.StatusCode {
 		e = &Error{Title: http.StatusText(res.StatusCode), Status: res.StatusCode, RequestID: res.Header.Get("X-Request-Id")}
 	}
-	e.RetryAfter = retryAfter(res.Header.Get("Retry-After"), now)
+	e.RetryAfter = retry.After(res.Header.Get("Retry-After"), now)
 	return e
-}
-
-// longest is the longest time that Retry-After is believed.
-const longest = 24 * time.Hour
-
-// retryAfter reads seconds or a date (RFC 9110 §10.2.3); what is neither asks for nothing.
-func retryAfter(header string, now time.Time) time.Duration {
-	if seconds, err := strconv.ParseUint(header, 10, 64); err == nil {
-		return min(time.Duration(min(seconds, uint64(longest/time.Second)))*time.Second, longest)
-	}
-	if at, err := http.ParseTime(header); err == nil {
-		return min(max(at.Sub(now), 0), longest)
-	}
-	return 0
 }
 
 // trouble is no answer. Another try may get one, unless whoever asked has had enough, or the address or its certificate is wrong.

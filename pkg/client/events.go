@@ -16,6 +16,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"crivo/pkg/retry"
 	"crivo/pkg/txn"
 	"crivo/pkg/webhook"
 )
@@ -112,7 +113,7 @@ func (c *Client) listen(ctx context.Context, last string, tell func(Event) bool)
 	if res.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, maxAnswer)) // without it the status has to do
 		err = refusal(res, body, time.Now())
-		return retryAfter(res.Header.Get("Retry-After"), time.Now()), err
+		return retry.After(res.Header.Get("Retry-After"), time.Now()), err
 	}
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(nil, maxEvent)

@@ -5,9 +5,6 @@ import (
 	"strings"
 )
 
-// RetryAfter is the reader of that header.
-var RetryAfter = retryAfter
-
 // ReadEvents reads a whole stream.
 func ReadEvents(text string) (out []Event) {
 	var s stream

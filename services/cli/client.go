@@ -71,11 +71,17 @@ func (s server) ask(ctx context.Context, method, path string, in, out any) error
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return call(ctx, http.DefaultClient, method, strings.TrimRight(s.URL, "/")+path, key, body, out)
+	return call(ctx, direct, method, strings.TrimRight(s.URL, "/")+path, key, body, out)
 }
 
-// send sends one request. An answer other than 2xx becomes an error that says what the problem document says; any other is the
-// caller's to read and close.
+// stay follows no redirect: a redirected POST or DELETE would arrive as a GET, whose answer says nothing of what was asked for. The
+// address is wrong, and that is an answer.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+var direct = &http.Client{CheckRedirect: stay}
+
+// send sends one request. An answer other than 2xx becomes an error that says what the problem document says, an errStream unless
+// another try may fare better; any other is the caller's to read and close.
 func send(ctx context.Context, client *http.Client, method, address, key string, body []byte, accept string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
@@ -95,11 +101,14 @@ func send(ctx context.Context, client *http.Client, method, address, key string,
 	if data, err := io.ReadAll(io.LimitReader(res.Body, mostAnswer)); err == nil {
 		_ = json.Unmarshal(data, &p)
 	}
+	if (answer{status: res.StatusCode}).final() {
+		return nil, errStream{p}
+	}
 	return nil, errors.New(p.String())
 }
 
-// mostAnswer bounds an answer that is read whole.
-const mostAnswer = 16 << 20
+// mostAnswer bounds an answer that is read whole. The largest are 500 deliveries whose ten attempts keep 4 KiB each, 20 MiB in all.
+const mostAnswer = 64 << 20
 
 // call is send for an answer that is read whole, into out, which may be nil.
 func call(ctx context.Context, client *http.Client, method, address, key string, body []byte, out any) error {

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -154,5 +155,85 @@ func TestARefusalIsSaidInTheServersWords(t *testing.T) {
 				t.Errorf("%+v, want %s", got, tc.want)
 			}
 		})
+	}
+}
+
+// A redirected DELETE or POST would arrive as a GET, whose 200 says nothing of what was asked for.
+func TestARedirectIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	var followed atomic.Int32
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		followed.Add(1)
+		fmt.Fprint(w, `{"items":[]}`)
+	}))
+	t.Cleanup(elsewhere.Close)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, elsewhere.URL+r.URL.Path, http.StatusMovedPermanently)
+	}))
+	t.Cleanup(s.Close)
+	for _, args := range [][]string{{"keys", "delete", "key_1"}, {"keys", "create"}, {"endpoints", "create", "https://a.example/h"}, {"endpoints", "list"}} {
+		got := crivo(t, t.TempDir(), nil, append(args, "--url", s.URL)...)
+		if got.status != 1 || got.out != "" || !strings.Contains(got.err, "301") {
+			t.Errorf("%v: %+v", args, got)
+		}
+	}
+	if n := followed.Load(); n != 0 {
+		t.Errorf("followed %d times", n)
+	}
+}
+
+// Whoever waits for a webhook asks again and again; that the server, or the key's rate, has no room for one question says nothing
+// of the webhook. Nor does another try of the schedule.
+func TestAResendIsWaitedForThroughTrouble(t *testing.T) {
+	t.Parallel()
+	const first = `{"number":1,"trigger":"auto","status":500}`
+	var asked atomic.Int32
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/deliveries/dlv_1/resend", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusAccepted) // it was tried before this answer was made
+		fmt.Fprint(w, `{"id":"dlv_1","status":"pending","attempts":[`+first+`,{"number":2,"trigger":"manual","status":204}]}`)
+	})
+	mux.HandleFunc("GET /v1/deliveries/dlv_1", func(w http.ResponseWriter, _ *http.Request) {
+		switch asked.Add(1) {
+		case 1:
+			fmt.Fprint(w, `{"id":"dlv_1","status":"pending","attempts":[`+first+`]}`)
+		case 2:
+			w.WriteHeader(http.StatusTooManyRequests)
+		case 3:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		default:
+			fmt.Fprint(w, `{"id":"dlv_1","status":"pending","attempts":[`+first+`,{"number":2,"trigger":"manual","status":204},{"number":3,"trigger":"auto","status":500}]}`)
+		}
+	})
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	got := crivo(t, t.TempDir(), nil, "deliveries", "resend", "dlv_1", "--url", s.URL)
+	if got.status != 0 || !strings.Contains(got.out, "manual") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestACredentialIsReadFromStdin(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		route string
+		args  []string
+	}{
+		"create": {"POST /v1/webhook-endpoints", []string{"endpoints", "create", "https://a.example/h"}},
+		"update": {"PATCH /v1/webhook-endpoints/ep_1", []string{"endpoints", "update", "ep_1"}},
+	} {
+		url, sent := admin(t, c.route, `{"id":"ep_1"}`, 200)
+		cmd := command(t, t.TempDir(), nil, append(c.args, "--header", "X-A=b", "--header", "Authorization=-", "--url", url)...)
+		cmd.Stdin = strings.NewReader("Bearer hush\n")
+		if got := finish(t, cmd); got.status != 0 {
+			t.Errorf("%s: %+v", name, got)
+		}
+		if diff := cmp.Diff(map[string]any{"X-A": "b", "Authorization": "Bearer hush"}, sent()["headers"]); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+	two := []string{"endpoints", "create", "https://a.example/h", "--header", "X-A=-", "--header", "X-B=-"}
+	if got := crivo(t, t.TempDir(), nil, two...); got.status != 2 || !strings.Contains(got.err, "one of them") {
+		t.Errorf("two: %+v", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -103,7 +104,16 @@ arrive. Example:
 
 // Run sends, waits and prints.
 func (c *DeliveriesResendCmd) Run(ctx context.Context) error {
-	return c.sent(ctx, deliveriesPath+"/"+url.PathEscape(c.ID)+"/resend", c.Wait)
+	path := deliveriesPath + "/" + url.PathEscape(c.ID)
+	var before tried
+	if err := c.ask(ctx, http.MethodGet, path, nil, &before); err != nil {
+		return err
+	}
+	last := 0
+	if n := len(before.Attempts); n > 0 {
+		last = before.Attempts[n-1].Number
+	}
+	return c.sent(ctx, path+"/resend", last, c.Wait)
 }
 
 // attempt is what is shown of one.
@@ -116,15 +126,19 @@ type attempt struct {
 	Error      string `json:"error"`
 }
 
+// tried is what is looked at of a delivery.
+type tried struct {
+	ID       string    `json:"id"`
+	Attempts []attempt `json:"attempts"`
+}
+
 // delivery prints one with its attempts.
 func (s server) delivery(found jsontext.Value) error {
 	err := s.members(found, "id", "status", "type", "transaction_id", "endpoint_id", "webhook_id", "created_at", "next_attempt_at")
 	if err != nil || s.JSON {
 		return err
 	}
-	var d struct {
-		Attempts []attempt `json:"attempts"`
-	}
+	var d tried
 	if err := json.Unmarshal(found, &d); err != nil || len(d.Attempts) == 0 {
 		return err
 	}
@@ -139,42 +153,41 @@ func (s server) delivery(found jsontext.Value) error {
 
 var errNotArrived = errors.New("it did not arrive")
 
-// sent has a webhook sent by path and waits for its attempt.
-func (s server) sent(ctx context.Context, path string, wait time.Duration) error {
-	var asked struct {
-		ID       string    `json:"id"`
-		Attempts []attempt `json:"attempts"`
-	}
+// sent has a webhook sent by path and waits for the attempt that was asked for, later than the one numbered before.
+func (s server) sent(ctx context.Context, path string, before int, wait time.Duration) error {
 	var found jsontext.Value
+	var d tried
 	err := s.ask(ctx, http.MethodPost, path, nil, &found)
 	if err == nil {
-		err = json.Unmarshal(found, &asked)
+		err = json.Unmarshal(found, &d)
 	}
 	if err != nil {
 		return err
 	}
-	before := 0
-	if n := len(asked.Attempts); n > 0 {
-		before = asked.Attempts[n-1].Number
-	}
+	var trouble error
 	for give := time.Now().Add(wait); time.Now().Before(give); {
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
-		if err := s.ask(ctx, http.MethodGet, deliveriesPath+"/"+url.PathEscape(asked.ID), nil, &found); err != nil {
+		var final errStream
+		if trouble = s.ask(ctx, http.MethodGet, deliveriesPath+"/"+url.PathEscape(d.ID), nil, &found); errors.As(trouble, &final) {
+			return trouble
+		}
+		if trouble != nil {
+			continue // no room for this question: that says nothing of the webhook
+		}
+		now := tried{}
+		if err := json.Unmarshal(found, &now); err != nil {
 			return err
 		}
-		if err := json.Unmarshal(found, &asked); err != nil {
-			return err
-		}
-		last := len(asked.Attempts) - 1
-		if last < 0 || asked.Attempts[last].Number == before {
+		i := slices.IndexFunc(now.Attempts, func(a attempt) bool { return a.Number > before && a.Trigger != "auto" })
+		if i < 0 {
 			continue
 		}
 		if err := s.delivery(found); err != nil {
 			return err
 		}
-		if asked.Attempts[last].Status/100 != 2 {
+		if now.Attempts[i].Status/100 != 2 {
 			return errNotArrived
 		}
 		return nil
@@ -182,7 +195,7 @@ func (s server) sent(ctx context.Context, path string, wait time.Duration) error
 	if err := s.delivery(found); err != nil || wait == 0 {
 		return err
 	}
-	return fmt.Errorf("no attempt within %s", wait)
+	return errors.Join(fmt.Errorf("no attempt within %s", wait), trouble)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

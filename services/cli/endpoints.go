@@ -40,12 +40,19 @@ type EndpointsCreateCmd struct {
 	Events      []string          `help:"Event types to send; all without it (repeatable)."`
 	Description string            `help:"For people."`
 	Payload     string            `help:"thin: the verdict in short; full: the whole public answer." enum:"thin,full" default:"thin"`
-	Headers     map[string]string `help:"Headers to send along (repeatable)." name:"header" mapsep:"none" placeholder:"NAME=VALUE"`
+	Headers     map[string]string `help:"Headers to send along (repeatable); - as the value of one reads it from stdin, so that no list of processes shows it." name:"header" mapsep:"none" placeholder:"NAME=VALUE"`
 }
 
 // Help shows an example.
 func (EndpointsCreateCmd) Help() string {
-	return "Example:\n\n  crivo endpoints create https://example.com/hook --payload full"
+	return "Example:\n\n  crivo endpoints create https://example.com/hook --payload full --header Authorization=- < credential"
+}
+
+// Check finds headers that cannot be read.
+func (c *EndpointsCreateCmd) Check() config.Faults {
+	f := c.server.Check()
+	checkHeaders(&f, c.Headers)
+	return f
 }
 
 // Run registers and prints.
@@ -58,7 +65,11 @@ func (c *EndpointsCreateCmd) Run(ctx context.Context) error {
 		body["description"] = c.Description
 	}
 	if len(c.Headers) > 0 {
-		body["headers"] = c.Headers
+		headers, err := spokenHeaders(c.Headers)
+		if err != nil {
+			return err
+		}
+		body["headers"] = headers
 	}
 	var made jsontext.Value
 	if err := c.ask(ctx, http.MethodPost, "/v1/webhook-endpoints", body, &made); err != nil {
@@ -72,6 +83,31 @@ func (c *EndpointsCreateCmd) Run(ctx context.Context) error {
 		fmt.Printf("id      %s\nsecret  %s   (shown this once; receivers verify signatures with it)\n", e.ID, e.Secret)
 		return nil
 	})
+}
+
+// checkHeaders finds more than one header whose value stdin holds.
+func checkHeaders(f *config.Faults, headers map[string]string) {
+	n := 0
+	for _, value := range headers {
+		if value == "-" {
+			n++
+		}
+	}
+	if n > 1 {
+		f.Add("header", "- reads all of stdin: for one of them only")
+	}
+}
+
+// spokenHeaders returns headers with the value that stdin holds.
+func spokenHeaders(headers map[string]string) (map[string]string, error) {
+	out := make(map[string]string, len(headers))
+	for name, value := range headers {
+		var err error
+		if out[name], err = spoken(value); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // EndpointsListCmd lists receivers.
@@ -139,7 +175,7 @@ type EndpointsUpdateCmd struct {
 	AllEvents   bool              `help:"Send every type of event."`
 	Description *string           `help:"For people."`
 	Payload     string            `help:"thin or full." enum:",thin,full" default:""`
-	Headers     map[string]string `help:"Headers to send along, instead of those before (repeatable)." name:"header" mapsep:"none" placeholder:"NAME=VALUE"`
+	Headers     map[string]string `help:"Headers to send along, instead of those before (repeatable); - as the value of one reads it from stdin." name:"header" mapsep:"none" placeholder:"NAME=VALUE"`
 	NoHeaders   bool              `help:"Send no headers along."`
 }
 
@@ -151,6 +187,7 @@ func (EndpointsUpdateCmd) Help() string {
 // Check finds changes that contradict each other, and none at all.
 func (c *EndpointsUpdateCmd) Check() config.Faults {
 	f := c.server.Check()
+	checkHeaders(&f, c.Headers)
 	if len(c.Events) > 0 && c.AllEvents {
 		f.Add("all-events", "not together with --events")
 	}
@@ -185,6 +222,11 @@ func (c *EndpointsUpdateCmd) change() map[string]any {
 
 // Run changes and prints what stands.
 func (c *EndpointsUpdateCmd) Run(ctx context.Context) error {
+	headers, err := spokenHeaders(c.Headers)
+	if err != nil {
+		return err
+	}
+	c.Headers = headers
 	return c.does(ctx, http.MethodPatch, "", c.change(), endpointMembers...)
 }
 
@@ -248,7 +290,7 @@ func (EndpointsTestCmd) Help() string {
 
 // Run sends, waits and prints.
 func (c *EndpointsTestCmd) Run(ctx context.Context) error {
-	return c.sent(ctx, c.path()+"/test", c.Wait)
+	return c.sent(ctx, c.path()+"/test", 0, c.Wait)
 }
 
 // EndpointsReplayCmd sends the webhooks of a time once more.

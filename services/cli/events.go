@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"crivo/pkg/retry"
 	"crivo/pkg/stage"
 )
 
@@ -120,8 +121,8 @@ func (e *events) refusal(res *http.Response) error {
 	if (answer{status: res.StatusCode}).final() {
 		return errStream{p}
 	}
-	if s, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && s > 0 {
-		e.retry = min(time.Duration(s)*time.Second, time.Minute)
+	if asked := retry.After(res.Header.Get("Retry-After"), time.Now()); asked > 0 {
+		e.retry = min(asked, time.Minute)
 	}
 	return errors.New(p.String())
 }

@@ -56,14 +56,11 @@ func (c *ListsAddCmd) Check() config.Faults {
 
 // Run adds and prints.
 func (c *ListsAddCmd) Run(ctx context.Context) error {
-	if c.Value == "-" {
-		text, err := io.ReadAll(io.LimitReader(os.Stdin, 4096))
-		if err != nil {
-			return fmt.Errorf("value: %w", err)
-		}
-		c.Value = strings.TrimRight(string(text), "\r\n")
+	value, err := spoken(c.Value)
+	if err != nil {
+		return err
 	}
-	body := map[string]any{"kind": c.Kind, "value": c.Value}
+	body := map[string]any{"kind": c.Kind, "value": value}
 	if c.Reason != "" {
 		body["reason"] = c.Reason
 	}
@@ -84,6 +81,18 @@ func (c *ListsAddCmd) Run(ctx context.Context) error {
 		fmt.Println("id ", e.ID)
 		return nil
 	})
+}
+
+// spoken is a value, or what stdin holds where that is "-".
+func spoken(value string) (string, error) {
+	if value != "-" {
+		return value, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(os.Stdin, 4096))
+	if err != nil {
+		return "", fmt.Errorf("value: %w", err)
+	}
+	return strings.TrimRight(string(text), "\r\n"), nil
 }
 
 // ListsListCmd lists entries.

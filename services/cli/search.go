@@ -192,7 +192,7 @@ func (s server) stream(ctx context.Context, path string, in any, accept string, 
 	if err != nil {
 		return err
 	}
-	res, err := send(ctx, http.DefaultClient, http.MethodPost, strings.TrimRight(s.URL, "/")+path, key, body, accept)
+	res, err := send(ctx, direct, http.MethodPost, strings.TrimRight(s.URL, "/")+path, key, body, accept)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"crivo/pkg/retry"
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 )
@@ -30,8 +31,6 @@ type sender struct {
 func newSender(base, key string, connections int) *sender {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost, transport.MaxConnsPerHost = connections, connections, connections
-	// A redirected POST would arrive as a GET: the address is wrong, and that is an answer.
-	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client := &http.Client{Transport: transport, Timeout: 30 * time.Second, CheckRedirect: stay}
 	return &sender{url: strings.TrimRight(base, "/"), key: key, http: client}
 }
@@ -111,9 +110,7 @@ func readAnswer(res *http.Response, data []byte) (answer, error) {
 		if a.problem.Title == "" {
 			a.problem.Title = res.Status
 		}
-		if s, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && s >= 0 {
-			a.after = min(time.Duration(s)*time.Second, time.Minute)
-		}
+		a.after = min(retry.After(res.Header.Get("Retry-After"), time.Now()), time.Minute)
 		return a, nil
 	}
 	var d txn.Decision

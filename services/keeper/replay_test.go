@@ -191,3 +191,11 @@ func TestAReplayToWhatIsDisabledOrGoneEnds(t *testing.T) {
 		})
 	}
 }
+
+// What is made after a replay was asked for is news, whatever its end.
+func TestW24AReplayLeavesAloneWhatIsMadeAfterIt(t *testing.T) {
+	w, _ := replaying(t, 160)
+	w.replay(func(r *store.Replay) { r.CreatedAt = txn.At(start.Add(100 * time.Second)) })
+	w.run()
+	w.ends(store.ReplayDone, 100, 100)
+}

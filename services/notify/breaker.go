@@ -33,7 +33,7 @@ type States interface {
 	SwapState(ctx context.Context, name string, from, to []byte) error
 }
 
-// newJudge counts attempts; it opens by its count, and stays so until it is closed.
+// newJudge counts attempts; once it has opened by its count it is of no more use.
 func newJudge() circuitbreaker.CircuitBreaker[any] {
 	return circuitbreaker.NewBuilder[any]().WithFailureRateThreshold(breakerFailing, breakerTries, breakerWindow).WithDelay(giveUp).Build()
 }
@@ -43,12 +43,15 @@ func (n *notifier) judged(ctx context.Context, e store.Endpoint, ok bool, probin
 	now := n.Clock.Now()
 	open := store.Breaker{State: store.BreakerOpen, Since: now.UnixMilli(), Until: now.Add(probeEvery).UnixMilli()}
 	if probing != (store.Breaker{}) {
+		n.tellMoved(ctx, e, typeBreakerOpened, probing.Since) // again: who opened it may have ended before it told
 		if ok {
-			n.move(ctx, e, probing, store.Breaker{}, typeBreakerClosed)
+			// Before it is moved: told twice is one event, told never would be none.
+			n.tellMoved(ctx, e, typeBreakerClosed, probing.Since)
+			n.move(ctx, e, probing, store.Breaker{})
 			return
 		}
 		open.Since = probing.Since
-		n.move(ctx, e, probing, open, "")
+		n.move(ctx, e, probing, open)
 		if now.Sub(time.UnixMilli(open.Since)) > giveUp {
 			n.disable(e, causeFailing, e.ID+"/"+strconv.FormatInt(open.Since, 10))
 		}
@@ -57,28 +60,50 @@ func (n *notifier) judged(ctx context.Context, e store.Endpoint, ok bool, probin
 	if _, broken := n.breaker(e.ID); broken {
 		return // it was under way already
 	}
-	judge := n.lane(e.ID).judge
-	if ok {
-		judge.RecordSuccess()
-		return
-	}
-	if judge.RecordFailure(); judge.IsOpen() {
-		judge.Close() // it counts afresh, whatever comes of this
-		n.move(ctx, e, store.Breaker{}, open, typeBreakerOpened)
+	if n.lane(e.ID).opens(ok) && n.move(ctx, e, store.Breaker{}, open) {
+		n.tellMoved(ctx, e, typeBreakerOpened, open.Since)
 	}
 }
 
-// move swaps a breaker and tells of it; unheard, the next attempt moves it.
-func (n *notifier) move(ctx context.Context, e store.Endpoint, from, to store.Breaker, event string) {
+// opens counts an attempt and tells whether with it most have failed; whatever comes of that, it counts afresh from then on. A
+// success opens nothing, even where it makes the tries enough to judge by: the receiver is there.
+func (l *lane) opens(ok bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ok {
+		l.judge.RecordSuccess()
+	} else {
+		l.judge.RecordFailure()
+	}
+	if l.judge.IsClosed() {
+		return false
+	}
+	l.judge = newJudge()
+	return !ok
+}
+
+// afresh forgets what was counted.
+func (l *lane) afresh() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.judge = newJudge()
+}
+
+// move swaps a breaker; unheard, the next attempt moves it.
+func (n *notifier) move(ctx context.Context, e store.Endpoint, from, to store.Breaker) bool {
 	moved, err := n.swap(ctx, e.ID, from, to)
 	if err != nil {
 		n.Log.Warn().Err(err).Str("endpoint", e.ID).Msg("breaker cannot be moved")
 	}
-	if !moved || event == "" {
-		return
+	if moved && (from == store.Breaker{} || to == store.Breaker{}) {
+		_ = streams.Changed(n.Conn, streams.TopicEndpoints)
 	}
-	_ = streams.Changed(n.Conn, streams.TopicEndpoints)
-	n.tell(ctx, e, event, e.ID+"/"+strconv.FormatInt(max(from.Since, to.Since), 10), aboutEndpoint{EndpointID: e.ID})
+	return moved
+}
+
+// tellMoved tells that the breaker which opened at since did so, or closed.
+func (n *notifier) tellMoved(ctx context.Context, e store.Endpoint, event string, since int64) {
+	n.tell(ctx, e, event, e.ID+"/"+strconv.FormatInt(since, 10), aboutEndpoint{EndpointID: e.ID})
 }
 
 // probe tries one row of an endpoint whose breaker is open, where its time has come and no other process does.
@@ -166,7 +191,7 @@ func (n *notifier) broke(all map[string]store.Breaker) {
 	if before := n.broken.Load(); before != nil {
 		for id := range *before {
 			if _, still := known[id]; !still {
-				n.lane(id).judge.Close() // before its attempts are counted again
+				n.lane(id).afresh() // before its attempts are counted again
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package notify_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,8 +11,11 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"crivo/services/store"
+	"crivo/services/store/memory"
+	"crivo/streams"
 )
 
 // breaker is what an edge would show.
@@ -296,5 +300,130 @@ func TestRowsOfAnInsertThatSeemedToFailAreDueAtOnce(t *testing.T) {
 	w.ended("e", 20, store.Delivered)
 	if n := len(r.all()); n != 20 {
 		t.Errorf("%d requests", n)
+	}
+}
+
+// reread waits until the process under test knows what another one left of breakers.
+func (w *world) reread(open int) {
+	w.Helper()
+	w.must(streams.Changed(w.config.Conn, streams.TopicEndpoints))
+	w.until(fmt.Sprint(open, " breakers known to be open"), func() bool {
+		families, err := w.config.Metrics.(prometheus.Gatherer).Gather()
+		w.must(err)
+		for _, f := range families {
+			if f.GetName() == "crivo_webhook_breakers_open" {
+				return int(f.GetMetric()[0].GetGauge().GetValue()) == open
+			}
+		}
+		return false
+	})
+}
+
+// A receiver that fails for a moment and comes back is as good as before: what was counted then must not let a single failure open
+// its breaker, however much later.
+func TestW18OneFailureLongAfterARecoveryOpensNothing(t *testing.T) {
+	for name, c := range map[string]struct{ recovers func(w *world) }{
+		"by itself": {func(w *world) {}},
+		"known from another process": {func(w *world) {
+			now := time.Now()
+			w.stands(map[string]store.Breaker{"e": {State: store.BreakerOpen, Since: now.UnixMilli(), Until: now.Add(time.Hour).UnixMilli()}})
+			w.reread(1)
+			w.stands(nil)
+			w.reread(0)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.config.Schedule = []time.Duration{0}
+			var sick atomic.Bool
+			r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int) {
+				if sick.Load() {
+					rw.WriteHeader(http.StatusInternalServerError)
+				}
+			})
+			w.endpoint("e", r.URL)
+			w.run()
+			tried := 0
+			try := func(prefix string, n int, fails bool) {
+				sick.Store(fails)
+				w.decide(ids(prefix, n)...)
+				tried += n
+				w.until("all tried", func() bool {
+					return len(w.rows("e")) == tried && !slices.ContainsFunc(w.rows("e"), func(d store.Delivery) bool { return len(d.Attempts) == 0 })
+				})
+			}
+			try("fails", 9, true)
+			c.recovers(w)
+			try("arrives", 40, false)
+			try("fails-again", 1, true)
+			w.polled()
+			if got := w.breaker("e"); got != store.BreakerClosed {
+				t.Error(got)
+			}
+		})
+	}
+}
+
+// Whoever moves a breaker may end before it has told of it: a probe tells again what is not known to have been told.
+func TestW18ABreakersEventsAreToldThoughWhoMovedItDied(t *testing.T) {
+	w := newWorld(t)
+	w.freeze()
+	w.config.Schedule = nil
+	var healthy atomic.Bool
+	r, watcher := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int) {
+		if !healthy.Load() {
+			rw.WriteHeader(http.StatusInternalServerError)
+		}
+	}), newReceiver(t, nil)
+	w.endpoint("e", r.URL)
+	w.endpoint("watcher", watcher.URL, func(e *store.Endpoint) { e.Events = []string{"endpoint.*"} })
+	now := w.config.Clock.Now().UnixMilli()
+	w.stands(map[string]store.Breaker{"e": {State: store.BreakerOpen, Since: now, Until: now}}) // and nobody heard of it
+	w.config.States = &dying{Registry: w.registry}
+	w.run()
+	w.decide(ids("x", 3)...)
+	for n := 1; n < 3; n++ {
+		w.until("a probe", func() bool { return len(r.all()) == n })
+		w.isBreaker("e", store.BreakerOpen)
+		w.later(11 * time.Second)
+	}
+	healthy.Store(true)
+	w.isBreaker("e", store.BreakerClosed)
+	w.ended("watcher", 2, store.Delivered)
+	if got := fmt.Sprint(watcher.types(t)); got != "map[endpoint.breaker_closed:1 endpoint.breaker_opened:1]" {
+		t.Error(got)
+	}
+}
+
+// dying are states whose every closed breaker is the last thing that is done: written, and nobody is left to hear of it.
+type dying struct{ *memory.Registry }
+
+func (d *dying) SwapState(ctx context.Context, name string, from, to []byte) error {
+	err := d.Registry.SwapState(ctx, name, from, to)
+	if string(to) == "{}" && err == nil {
+		return errAway
+	}
+	return err
+}
+
+// What is paused, disabled or gone is sent nothing: its breaker closes, so that it begins afresh if ever it is again.
+func TestW18WhatIsSentNothingHasNoOpenBreaker(t *testing.T) {
+	w := newWorld(t)
+	w.config.Schedule = []time.Duration{0}
+	r := newReceiver(t, status(http.StatusInternalServerError))
+	e := w.endpoint("e", r.URL, func(e *store.Endpoint) { e.Status = "paused" })
+	now := time.Now()
+	long := store.Breaker{State: store.BreakerOpen, Since: now.Add(-121 * time.Hour).UnixMilli(), Until: now.UnixMilli()}
+	w.stands(map[string]store.Breaker{"e": long, "gone": long})
+	w.run()
+	w.isBreaker("gone", store.BreakerClosed)
+	w.isBreaker("e", store.BreakerClosed)
+	e.Status = "active"
+	w.put(e)
+	w.decide("x")
+	w.ended("e", 1, store.Exhausted)
+	w.polled()
+	if got := w.endpointStatus("e"); got != "active" {
+		t.Errorf("%s after one failure", got)
 	}
 }

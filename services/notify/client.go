@@ -18,6 +18,7 @@ import (
 
 	"code.dny.dev/ssrf"
 
+	"crivo/pkg/retry"
 	"crivo/pkg/webhook"
 	"crivo/services/store"
 )
@@ -134,7 +135,7 @@ func read(res *http.Response, now time.Time) outcome {
 	defer res.Body.Close()
 	// An error here changes nothing: the status stands, whatever became of the answer's body.
 	kept, _ := io.ReadAll(io.LimitReader(res.Body, maxResponse))
-	out := outcome{status: res.StatusCode, retryAfter: retryAfter(res.Header.Get("Retry-After"), now)}
+	out := outcome{status: res.StatusCode, retryAfter: retry.After(res.Header.Get("Retry-After"), now)}
 	out.attempt.Status = res.StatusCode
 	out.attempt.Response = strings.ToValidUTF8(string(kept), "?") // one byte each: what is kept must not grow
 	switch res.StatusCode / 100 {

@@ -2,12 +2,11 @@ package notify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"crivo/pkg/failpoint"
@@ -19,8 +18,8 @@ import (
 // deliver makes one attempt and writes what came of it; probing is what stands of the breaker while the attempt is its probe.
 func (n *notifier) deliver(e store.Endpoint, row store.Delivery, probing store.Breaker) {
 	now := n.Clock.Now()
-	if !held(row, now.Add(n.Timeout)) {
-		return // waited too long: another may hold it by the time of the answer. The lease runs out, then it is due again
+	if !n.inTime(row) {
+		return // another may hold it by the time of the answer. The lease runs out, then it is due again
 	}
 	box, err := n.Keys.Box(row.Tenant)
 	if err != nil {
@@ -37,7 +36,7 @@ func (n *notifier) deliver(e store.Endpoint, row store.Delivery, probing store.B
 	if n.hard.Err() != nil && res.status == 0 {
 		return // cut off by the shutdown: not the receiver's fault, the lease runs out
 	}
-	row = n.after(row, res, now)
+	row = n.standing(n.after(row, res, now))
 	n.metrics.attempted(row, res)
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(n.hard), writeTime)
 	defer cancel()
@@ -82,31 +81,27 @@ func (n *notifier) after(row store.Delivery, res outcome, started time.Time) sto
 	return row
 }
 
+// standing is a row as it stands after an attempt. Where its endpoint went meanwhile it ends as those did that waited.
+func (n *notifier) standing(row store.Delivery) store.Delivery {
+	e, ok := (*n.endpoints.Load())[row.EndpointID]
+	switch {
+	case row.Status != store.Pending:
+		return row
+	case !ok:
+		row.Status = store.Cancelled
+	case e.Status == "disabled":
+		row.Status = store.Skipped
+	default:
+		return row
+	}
+	row.Attempts[len(row.Attempts)-1].NextAttemptAt = nil
+	return row
+}
+
 // pause is the schedule's, with 20 % of jitter either way, or longer where the receiver asked for it.
 func pause(scheduled, asked time.Duration) time.Duration {
 	jittered := time.Duration(float64(scheduled) * (0.8 + 0.4*rand.Float64()))
 	return max(jittered, asked)
-}
-
-// maxRetryAfter bounds what a receiver may ask for.
-const maxRetryAfter = 24 * time.Hour
-
-// retryAfter reads seconds or a date; rubbish is no wish.
-func retryAfter(header string, now time.Time) time.Duration {
-	if header == "" {
-		return 0
-	}
-	if strings.Trim(header, "0123456789") == "" {
-		s, err := strconv.ParseUint(header, 10, 31)
-		if err != nil {
-			return maxRetryAfter // beyond any number
-		}
-		return min(time.Duration(s)*time.Second, maxRetryAfter)
-	}
-	if at, err := http.ParseTime(header); err == nil {
-		return min(max(0, at.Sub(now)), maxRetryAfter)
-	}
-	return 0
 }
 
 // disable stops an endpoint whose receiver is gone for good. What the operator changed since the attempt began stands. The same
@@ -122,26 +117,32 @@ func (n *notifier) disable(e store.Endpoint, cause, key string) {
 }
 
 func (n *notifier) disableNow(ctx context.Context, tried store.Endpoint, cause, key string) error {
-	if err := n.reload(ctx); err != nil {
+	for recorded := false; ; recorded = true {
+		if err := n.reload(ctx); err != nil {
+			return err
+		}
+		e, ok := (*n.endpoints.Load())[tried.ID]
+		if !ok || e.Status == "disabled" || e.URL != tried.URL {
+			return nil
+		}
+		if !recorded {
+			err := n.Audit(ctx, store.Act{At: txn.At(n.Clock.Now()), Actor: "system", Tenant: e.Tenant, Action: "endpoint.disable", Target: e.ID,
+				Detail: map[string]any{"cause": cause}})
+			if err != nil {
+				return err
+			}
+			n.tell(ctx, e, typeDisabled, key, aboutEndpoint{e.ID, cause})
+		}
+		e.Status = "disabled"
+		switch err := n.Endpoints.ChangeEndpoint(ctx, e); {
+		case errors.Is(err, store.ErrChanged):
+			continue // by an operator: what that was stands
+		case err != nil:
+			return err
+		}
+		_ = streams.Changed(n.Conn, streams.TopicEndpoints)
+		_ = n.reload(ctx)
+		_, err := n.Deliveries.Cancel(ctx, e.Tenant, e.ID, store.Skipped)
 		return err
 	}
-	e, ok := (*n.endpoints.Load())[tried.ID]
-	if !ok || e.Status == "disabled" || e.URL != tried.URL {
-		return nil
-	}
-	e.Status = "disabled"
-	err := n.Audit(ctx, store.Act{At: txn.At(n.Clock.Now()), Actor: "system", Tenant: e.Tenant, Action: "endpoint.disable", Target: e.ID,
-		Detail: map[string]any{"cause": cause}})
-	if err != nil {
-		return err
-	}
-	n.tell(ctx, e, typeDisabled, key, aboutEndpoint{e.ID, cause})
-	if err := n.Endpoints.ChangeEndpoint(ctx, e); err != nil {
-		return err
-	}
-	_ = streams.Changed(n.Conn, streams.TopicEndpoints)
-	_ = n.reload(ctx)
-	n.forget(ctx, e.ID)
-	_, err = n.Deliveries.Cancel(ctx, e.Tenant, e.ID, store.Skipped)
-	return err
 }

@@ -2,6 +2,7 @@ package notify_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"crivo/pkg/txn"
 	"crivo/pkg/webhook"
 	"crivo/services/store"
+	"crivo/services/store/memory"
 	"crivo/streams"
 	"crivo/streams/event"
 )
@@ -426,6 +429,44 @@ func TestW22WhatIsOwedToADeletedEndpointIsCancelled(t *testing.T) {
 	})
 }
 
+// What is under way when its endpoint goes ends as the rest does, and not when its next try would be due.
+func TestW22AnAttemptUnderWayEndsAsWhatWaits(t *testing.T) {
+	for want, change := range map[string]func(w *world, e store.Endpoint){
+		store.Cancelled: func(w *world, e store.Endpoint) { w.must(w.registry.DeleteEndpoint(w.Context(), "t", e.ID)) },
+		store.Skipped: func(w *world, e store.Endpoint) {
+			e.Status = "disabled"
+			w.must(w.registry.PutEndpoint(w.Context(), e))
+		},
+	} {
+		t.Run(want, func(t *testing.T) {
+			w := newWorld(t)
+			w.config.Schedule = []time.Duration{0, time.Hour}
+			answer := make(chan bool)
+			r := newReceiver(t, func(rw http.ResponseWriter, _ *http.Request, _ int) {
+				<-answer
+				rw.WriteHeader(http.StatusInternalServerError)
+			})
+			e := w.endpoint("e", r.URL)
+			w.run()
+			w.decide("x")
+			w.until("an attempt", func() bool { return len(r.all()) == 1 })
+			change(w, e)
+			watcher := newReceiver(t, nil)
+			w.endpoint("watcher", watcher.URL)
+			for n := 0; len(watcher.all()) == 0; n++ { // until the change is known
+				w.decide(fmt.Sprint("y", n))
+				w.polled()
+			}
+			close(answer)
+			w.until("the attempt's end", func() bool {
+				return slices.ContainsFunc(w.rows("e"), func(d store.Delivery) bool {
+					return d.TransactionID == "x" && len(d.Attempts) == 1 && d.Status == want && d.Attempts[0].NextAttemptAt == nil
+				})
+			})
+		})
+	}
+}
+
 // insert makes a row whose process died: it was leased until then.
 func (w *world) insert(endpoint string, leased time.Time) {
 	w.Helper()
@@ -509,5 +550,77 @@ func TestW26AFilterDecidesWhatIsOwed(t *testing.T) {
 		if n := len(w.rows(id)); n != want {
 			t.Errorf("%s: %d rows", id, n)
 		}
+	}
+}
+
+// meddled is a registry in which an operator changes an endpoint right before somebody else does.
+type meddled struct {
+	*memory.Registry
+	once sync.Once
+}
+
+func (m *meddled) ChangeEndpoint(ctx context.Context, e store.Endpoint) error {
+	m.once.Do(func() {
+		theirs := e
+		theirs.Status, theirs.Description = "active", "theirs"
+		_ = m.Registry.ChangeEndpoint(ctx, theirs)
+	})
+	return m.Registry.ChangeEndpoint(ctx, e)
+}
+
+// The only webhook for a long time finds its receiver gone while an operator changes something else about the endpoint.
+func TestW07GoneDisablesWhatIsChangedMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	w.config.Endpoints = &meddled{Registry: w.registry}
+	r, watcher := newReceiver(t, status(http.StatusGone)), newReceiver(t, nil)
+	w.endpoint("e", r.URL)
+	w.endpoint("watcher", watcher.URL, func(e *store.Endpoint) { e.Events = []string{"endpoint.*"} })
+	w.run()
+	w.decide("x")
+	w.until("disabled", func() bool { return w.endpointStatus("e") == "disabled" })
+	w.ended("watcher", 1, store.Delivered)
+	all, err := w.registry.Endpoints(t.Context())
+	w.must(err)
+	acts, err := w.registry.Acts(t.Context(), 10)
+	w.must(err)
+	if all[0].Description != "theirs" || len(acts) != 1 {
+		t.Errorf("%+v, %d acts", all[0], len(acts))
+	}
+}
+
+// A row may be due before this process knows of its endpoint, or of what became of that: it is asked for before anything ends.
+func TestARowsEndpointIsLookedUpBeforeTheRowEnds(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	w.run()
+	w.polled()
+	w.unannounced("new", r.URL)
+	w.insert("new", time.UnixMilli(0))
+	w.ended("new", 1, store.Delivered)
+	e := w.endpoint("disabled", r.URL, func(e *store.Endpoint) { e.Status = "disabled" })
+	now := time.Now()
+	_, err := w.deliveries.Insert(t.Context(), []store.Delivery{{ID: "dlv_2", Tenant: "t", EndpointID: e.ID, WebhookID: "msg_2", Body: []byte("{}"),
+		Status: store.Pending, NextAttemptAt: now, LeasedUntil: time.UnixMilli(0), CreatedAt: now}})
+	w.must(err)
+	w.ended("disabled", 1, store.Skipped)
+}
+
+// W23: what is asked for by hand is not on the schedule, and its failure is no end that others hear of once more.
+func TestW23AResendThatFailsExhaustsNothingAgain(t *testing.T) {
+	w := newWorld(t)
+	w.config.Schedule = []time.Duration{0}
+	r, watcher := newReceiver(t, status(http.StatusInternalServerError)), newReceiver(t, nil)
+	w.endpoint("e", r.URL)
+	w.endpoint("watcher", watcher.URL, func(e *store.Endpoint) { e.Events = []string{"delivery.*"} })
+	w.run()
+	w.decide("x")
+	id := w.ended("e", 1, store.Exhausted)[0].ID
+	w.ended("watcher", 1, store.Delivered)
+	w.must(w.deliveries.Resend(t.Context(), store.Resend{Tenant: "t", ID: id, Trigger: store.Manual, At: w.config.Clock.Now()}))
+	w.until("one more attempt", func() bool { return len(w.rows("e")[0].Attempts) == 2 })
+	w.ended("e", 1, store.Exhausted)
+	w.polled()
+	if n := len(w.rows("watcher")); n != 1 {
+		t.Errorf("told %d times", n)
 	}
 }

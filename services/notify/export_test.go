@@ -10,11 +10,8 @@ import (
 	"crivo/pkg/stage"
 )
 
-// The pure parts, for the tests that look at them alone.
-var (
-	RetryAfter = retryAfter
-	Pause      = pause
-)
+// Pause is pure, and looked at alone.
+var Pause = pause
 
 // Blocked tells whether a dial to address would be stopped: for an https endpoint, and for one by plain http.
 func Blocked(allow []netip.Prefix, address string) (https, http bool) {

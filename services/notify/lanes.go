@@ -20,8 +20,8 @@ const (
 // lane delivers to one endpoint. Its queue and its workers are its own, so one that hangs costs the others nothing.
 type lane struct {
 	queue   chan *store.Delivery
-	judge   circuitbreaker.CircuitBreaker[any]
 	mu      sync.Mutex
+	judge   circuitbreaker.CircuitBreaker[any]
 	workers int
 }
 
@@ -81,6 +81,9 @@ func (n *notifier) giveBack(ctx context.Context, rows []store.Delivery) {
 // held tells whether a row's lease holds at a time, with what it takes to write the row back.
 func held(row store.Delivery, at time.Time) bool { return at.Before(row.LeasedUntil.Add(-writeTime)) }
 
+// inTime tells whether an attempt of a row would end within its lease.
+func (n *notifier) inTime(row store.Delivery) bool { return held(row, n.Clock.Now().Add(n.Timeout)) }
+
 // staff starts one more worker while rows wait; workers end by themselves when none do.
 func (n *notifier) staff(l *lane) {
 	l.mu.Lock()
@@ -110,11 +113,12 @@ func (n *notifier) serve(l *lane) {
 	}
 }
 
-// turn makes the attempt of a row, or gives back all that waits with it where nothing may go out.
+// turn makes the attempt of a row, or gives back all that waits with it: where nothing may go out, or where it waited too long
+// to be tried within its lease, which else would have to run out before anybody tries it.
 func (n *notifier) turn(l *lane, row store.Delivery) {
 	switch e, ok := n.sending(row.EndpointID); {
 	case n.hard.Err() != nil:
-	case ok:
+	case ok && n.inTime(row):
 		n.deliver(e, row, store.Breaker{})
 	default:
 		n.giveBack(n.hard, append(l.rest(), row))

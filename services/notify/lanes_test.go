@@ -273,3 +273,41 @@ func TestW21ABrokerThatComesBackEmptyStopsNothing(t *testing.T) {
 	w.decide("after")
 	w.ended("e", 3, store.Delivered)
 }
+
+// A row that waited too long in its lane to be tried within its lease is due again at once: else a slow receiver would get nothing
+// until the leases of all that waited ran out.
+func TestWhatWaitedTooLongInItsLaneIsDueAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.freeze()
+	release := make(chan bool)
+	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) {
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+	})
+	w.endpoint("e", r.URL)
+	w.run()
+	w.decide(ids("x", 40)...)
+	w.until("a full lane", func() bool { return len(r.all()) == 32 && len(w.rows("e")) == 40 })
+	w.later(11 * time.Second)
+	close(release)
+	w.ended("e", 40, store.Delivered)
+	if n := len(r.all()); n != 40 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// An attempt that the shutdown cuts off is not the receiver's failure: it is on no record, and made again.
+func TestAnAttemptThatADrainCutsIsNoneOfTheSchedule(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) { <-req.Context().Done() })
+	w.endpoint("e", r.URL)
+	stop := w.run()
+	w.decide("x")
+	w.until("an attempt", func() bool { return len(r.all()) == 1 })
+	stop()
+	if row := w.rows("e")[0]; row.Status != store.Pending || len(row.Attempts) != 0 {
+		t.Errorf("%+v", row)
+	}
+}

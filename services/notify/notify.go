@@ -134,7 +134,8 @@ func (n *notifier) reload(ctx context.Context) error {
 	return n.read(ctx)
 }
 
-// read reads the endpoints again and cancels what is owed to those that are gone.
+// read reads the endpoints again, cancels what is owed to those that are gone, and forgets the breakers of those that are sent
+// nothing: paused, disabled or gone, whoever did it and when.
 func (n *notifier) read(ctx context.Context) error {
 	began := n.Clock.Now()
 	all, err := n.Endpoints.Endpoints(ctx)
@@ -150,6 +151,11 @@ func (n *notifier) read(ctx context.Context) error {
 		next[e.ID] = e
 	}
 	before := n.endpoints.Swap(&next)
+	for id := range *n.broken.Load() {
+		if next[id].Status != "active" {
+			n.forget(ctx, id)
+		}
+	}
 	if before == nil {
 		return nil
 	}
@@ -157,7 +163,6 @@ func (n *notifier) read(ctx context.Context) error {
 		if _, ok := next[id]; !ok {
 			// Unheard, each row is cancelled when it is due.
 			_, _ = n.Deliveries.Cancel(ctx, e.Tenant, id, store.Cancelled)
-			n.forget(ctx, id)
 		}
 	}
 	return nil

@@ -391,6 +391,25 @@ func TestW02TheReceiversToPasteTakeARealDelivery(t *testing.T) {
 					t.Errorf("forged with %v: %d", headers, status)
 				}
 			}
+			large, err := http.Post(url, "application/json", strings.NewReader(strings.Repeat(" ", 2<<20)))
+			if err == nil {
+				if _ = large.Body.Close(); large.StatusCode != http.StatusBadRequest {
+					t.Errorf("a body that it did not read whole: %d", large.StatusCode)
+				}
+			}
+			broken, err := net.Dial("tcp", addresses[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = broken.Write([]byte("POST /hook HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"))
+			if err = errors.Join(err, broken.Close()); err != nil {
+				t.Fatal(err)
+			}
+			for range 50 { // it may take a moment to notice
+				if status := hook(); status != http.StatusUnauthorized {
+					t.Fatalf("after one that hung up: %d", status)
+				}
+			}
 			if strings.Contains(out.String(), "forged") {
 				t.Error("it believed a forged one")
 			}

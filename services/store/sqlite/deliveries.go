@@ -13,7 +13,10 @@ import (
 )
 
 // Deliveries holds the webhooks that are owed in one SQLite file.
-type Deliveries struct{ *file }
+type Deliveries struct {
+	*file
+	passed int64 // the number up to which Expire has looked in this round
+}
 
 var deliverySchema = []string{`
 CREATE TABLE deliveries (
@@ -41,7 +44,7 @@ func OpenDeliveries(path string, o Options) (*Deliveries, error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("sqlite %s: leases: %w", path, err)
 	}
-	return &Deliveries{f}, nil
+	return &Deliveries{file: f}, nil
 }
 
 const deliveryColumns = "number, id, tenant, endpoint, txid, webhook, type, body, status, attempts, next_at, leased_until, created_at, asked, was, replay"
@@ -55,15 +58,21 @@ const selectDue = `WITH RECURSIVE e (id) AS (
 	SELECT id FROM e WHERE EXISTS (
 		SELECT 1 FROM deliveries WHERE status = 'pending' AND endpoint = e.id AND next_at <= ? AND leased_until <= ?)`
 
-// expireEnded looks at the oldest rows only: nearly all of those have ended, and what is left over is looked at again.
-const expireEnded = `DELETE FROM deliveries WHERE number IN (
-	SELECT number FROM (SELECT number, created_at, status FROM deliveries ORDER BY number LIMIT 1000) WHERE created_at < ? AND status <> 'pending')`
+// oldRows looks at a thousand rows at a time and finds the last one that is old enough.
+const oldRows = `SELECT coalesce(max(number), 0) FROM (SELECT number, created_at FROM deliveries WHERE number > ? ORDER BY number LIMIT 1000) WHERE created_at < ?`
 
-// Expire forgets up to a thousand rows that have ended and were made before t, the oldest first, and tells how many.
+const expireEnded = "DELETE FROM deliveries WHERE number > ? AND number <= ? AND created_at < ? AND status <> 'pending'"
+
+// Expire forgets up to a thousand rows that have ended and were made before t, the oldest first, and tells how many. The next call
+// goes on after them, so that rows which are owed for long, to an endpoint that is paused, stand in no other's way; past the last
+// one it begins again. One call at a time.
 func (d *Deliveries) Expire(ctx context.Context, before time.Time) (int, error) {
-	var n int64
+	var n, last int64
 	err := d.group(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, expireEnded, before.UnixMilli())
+		if err := tx.QueryRowContext(ctx, oldRows, d.passed, before.UnixMilli()).Scan(&last); err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, expireEnded, d.passed, last, before.UnixMilli())
 		if err == nil {
 			n, err = res.RowsAffected()
 		}
@@ -72,6 +81,7 @@ func (d *Deliveries) Expire(ctx context.Context, before time.Time) (int, error) 
 	if err != nil {
 		return 0, fmt.Errorf("expire deliveries: %w", err)
 	}
+	d.passed = last
 	return int(n), nil
 }
 

@@ -510,3 +510,41 @@ func TestDeliveriesThatHaveEndedAreForgottenOldestFirst(t *testing.T) {
 		}
 	}
 }
+
+// An endpoint that was paused long ago and forgotten keeps what it is owed, and must not keep all that came after.
+func TestWhatIsOwedForLongStopsNoForgetting(t *testing.T) {
+	s, err := sqlite.OpenDeliveries(filepath.Join(t.TempDir(), "d.db"), sqlite.Options{})
+	d := closing(t, s, err)
+	begin := time.UnixMilli(1_795_000_000_000)
+	var rows []store.Delivery
+	for i := range 2600 {
+		r := store.Delivery{ID: fmt.Sprint("dlv_", i), Tenant: "t", EndpointID: "e", WebhookID: fmt.Sprint("msg_", i), Type: "transaction.decided", Body: []byte("{}"),
+			Status: store.Delivered, CreatedAt: begin.Add(time.Duration(i) * time.Second), NextAttemptAt: begin, LeasedUntil: time.UnixMilli(0)}
+		if i < 2100 {
+			r.Status = store.Pending
+		}
+		rows = append(rows, r)
+	}
+	if _, err := d.Insert(t.Context(), rows); err != nil {
+		t.Fatal(err)
+	}
+	forget := func(until, want int) {
+		t.Helper()
+		forgotten := 0
+		for range 6 {
+			n, err := d.Expire(t.Context(), begin.Add(time.Duration(until)*time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			forgotten += n
+		}
+		if forgotten != want {
+			t.Errorf("forgot %d, want %d", forgotten, want)
+		}
+	}
+	forget(2500, 400)
+	if _, err := d.Cancel(t.Context(), "t", "e", store.Cancelled); err != nil { // what stood before is looked at again
+		t.Fatal(err)
+	}
+	forget(2600, 2200)
+}

@@ -16,6 +16,7 @@ func main() {
 	http.HandleFunc("POST /hook", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 		if err != nil {
+			http.Error(w, "body", http.StatusBadRequest) // without it the answer is 200: taken
 			return
 		}
 		event, err := client.VerifyWebhook(os.Getenv("WEBHOOK_SECRET"), r.Header, body, time.Now())

@@ -4,6 +4,7 @@ import { createServer } from "node:http";
 
 const key = Buffer.from(process.env.WEBHOOK_SECRET.replace("whsec_", ""), "base64");
 createServer(async (req, res) => {
+  if (!(req.headers["content-length"] <= 1 << 20)) return res.writeHead(400).end();
   const body = Buffer.concat(await req.toArray().catch(() => [])); // the bytes as they came are what is signed
   const { "webhook-id": id, "webhook-timestamp": at, "webhook-signature": signatures = "" } = req.headers;
   const mac = Buffer.from("v1," + createHmac("sha256", key).update(`${id}.${at}.`).update(body).digest("base64"));
