@@ -1,8 +1,10 @@
 package edge_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -127,17 +129,31 @@ func TestE18MoreBatchesThanAreHeldInMemoryAreRefusedUnread(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	e := r.edge("a")
-	const head = "POST /v1/transactions/batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + bootstrap +
-		"\r\nContent-Type: application/json\r\nContent-Length: 500\r\nExpect: 100-continue\r\n\r\n"
-	for range 16 { // each is being read: the server asks for the body
-		_, from := e.raw(head)
-		if line, err := from.ReadString('\n'); err != nil || !strings.Contains(line, " 100 ") {
-			t.Fatalf("%q, %v", line, err)
-		}
+	e.made("/v1/tenants", `{"id":"acme"}`)
+	acme := e.as(e.made("/v1/keys", `{"tenant":"acme","roles":["submit"]}`).member("key"))
+	begin := func(who *running) (net.Conn, *bufio.Reader) {
+		return who.raw("POST /v1/transactions/batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + who.key +
+			"\r\nContent-Type: application/json\r\nContent-Length: 500\r\nExpect: 100-continue\r\n\r\n")
 	}
-	_, from := e.raw(head)
-	refused(t, read(t, from), "overload")
+	var held net.Conn
+	// Whoever sends slowly leaves some for others.
+	for _, tenant := range []struct {
+		who   *running
+		seats int
+	}{{e, 12}, {acme, 4}} {
+		for range tenant.seats { // each is being read: the server asks for the body
+			conn, from := begin(tenant.who)
+			if line, err := from.ReadString('\n'); err != nil || !strings.Contains(line, " 100 ") {
+				t.Fatalf("%q, %v", line, err)
+			}
+			held = conn
+		}
+		_, from := begin(tenant.who)
+		refused(t, read(t, from), "overload")
+	}
 	accepted(t, e.post(r.payment("x")), false) // a single one is not in their way
+	_ = held.Close()
+	r.await("the seat of one who left", func() bool { return acme.batch(r.payment("y")).status == http.StatusMultiStatus })
 }
 
 // A dry run asks the decider, and nothing else of the edge.
