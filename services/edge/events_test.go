@@ -475,10 +475,16 @@ func TestWhoIsBehindAReplicaThatLagsWaits(t *testing.T) {
 		s.mu.Lock()
 		s.lags = true
 		s.mu.Unlock()
-		l := b.listen(id).greeted()
+		waits, l := b.listen(id).greeted(), b.listen(id).greeted()
 		time.Sleep(10 * time.Second) // sooner than the first sign of life, which nobody takes here
 		s.mu.Lock()
-		s.lags, s.down = false, true
+		s.lags = false
+		s.mu.Unlock()
+		if diff := cmp.Diff([]string{"2", "3"}, waits.ids(2)); diff != "" {
+			t.Error(diff)
+		}
+		s.mu.Lock()
+		s.down = true
 		s.mu.Unlock()
 		time.Sleep(time.Second) // who is behind may be cut by a broker that is away, and comes back
 		s.mu.Lock()
