@@ -468,7 +468,10 @@ func TestASlowListenerIsCutAndTheOthersGoOn(t *testing.T) {
 func TestWhoIsBehindAReplicaThatLagsWaits(t *testing.T) {
 	t.Parallel()
 	onShelf(t, func(b *bubble, s *shelf) {
-		id := b.listen("").greeted().id
+		gone := b.listen("").greeted()
+		id := gone.id
+		_ = gone.body.Close()
+		synctest.Wait() // now nobody reads the stream: the next ones begin where it ends, and are behind
 		s.add("other", 1)
 		s.add("default", 2)
 		s.add("other", 1)
@@ -480,6 +483,7 @@ func TestWhoIsBehindAReplicaThatLagsWaits(t *testing.T) {
 		s.mu.Lock()
 		s.lags = false
 		s.mu.Unlock()
+		defer time.AfterFunc(5*time.Second, func() { _ = waits.body.Close() }).Stop() // else it says for ever that it is there
 		if diff := cmp.Diff([]string{"2", "3"}, waits.ids(2)); diff != "" {
 			t.Error(diff)
 		}
