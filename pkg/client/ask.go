@@ -86,7 +86,7 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	if err != nil || req.URL.Scheme != "http" && req.URL.Scheme != "https" || req.URL.Host == "" {
 		return nil, errURL
 	}
-	for name, value := range map[string]string{"Authorization": "Bearer " + c.Key, "Accept": r.accept, "Last-Event-ID": r.last} {
+	for name, value := range map[string]string{"Authorization": "Bearer " + strings.TrimSpace(c.Key), "Accept": r.accept, "Last-Event-ID": r.last} {
 		if value != "" {
 			req.Header.Set(name, value)
 		}

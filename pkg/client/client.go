@@ -205,9 +205,14 @@ func (c *Client) Batch(ctx context.Context, txs []txn.Transaction) ([]Outcome, e
 	ctx, cancel := patient(ctx)
 	defer cancel()
 	for p := new(pace); ; {
-		err := c.batch(ctx, bodies, left, out)
-		if err != nil {
-			return nil, err
+		if err := c.batch(ctx, bodies, left, out); err != nil {
+			if len(left) == len(txs) {
+				return nil, err
+			}
+			for _, i := range left { // what became of the others is known
+				out[i].Err = err
+			}
+			return out, nil
 		}
 		var asked time.Duration
 		left = slices.DeleteFunc(left, func(i int) bool {
@@ -236,7 +241,7 @@ func (c *Client) batch(ctx context.Context, bodies []jsontext.Value, left []int,
 			Index    int    `json:"index"`
 			Body     State  `json:"body"` // where it is decided
 			Replayed bool   `json:"idempotent_replayed"`
-			Retry    uint16 `json:"retry_after"` // seconds
+			Retry    uint32 `json:"retry_after"` // seconds
 			Problem  Error  `json:",embed"`
 		} `json:"items"`
 	}

@@ -381,6 +381,34 @@ func TestBatchThatFindsNoRoomSaysSoInTheEnd(t *testing.T) {
 	})
 }
 
+func TestBatchTellsWhatIsKnownWhenItsRepeatFails(t *testing.T) {
+	in(t, 0, func(t *testing.T, ctx context.Context) {
+		c, _ := edge(says(207, `{"items":[{"index":0,"id":"a","status":202},{"index":1,"id":"b","status":503}]}`), problem(401, "unauthorized"))
+		out, err := c.Batch(ctx, []txn.Transaction{payment("a"), payment("b")})
+		if err != nil || out[0].ID != "a" || out[0].Err != nil || out[1].ID != "b" || !errors.Is(out[1].Err, client.ErrKey) {
+			t.Errorf("%+v, %v", out, err)
+		}
+	})
+	in(t, time.Minute, func(t *testing.T, ctx context.Context) {
+		c, f := edge(says(207, `{"items":[{"index":0,"id":"a","status":202},{"index":1,"status":429,"retry_after":86400}]}`))
+		out, err := c.Batch(ctx, []txn.Transaction{payment("a"), payment("b")})
+		var e *client.Error
+		if err != nil || out[0].Err != nil || !errors.As(out[1].Err, &e) || e.RetryAfter != 24*time.Hour || len(f.requests) != 1 {
+			t.Errorf("%+v, %v", out, err)
+		}
+	})
+}
+
+func TestAKeyMayEndWithItsFilesLine(t *testing.T) {
+	in(t, 0, func(t *testing.T, ctx context.Context) {
+		c, f := edge(accepted)
+		c.Key += "\n"
+		if _, err := c.Submit(ctx, payment("ord-1")); err != nil || len(f.requests) != 1 {
+			t.Errorf("%v after %d requests", err, len(f.requests))
+		}
+	})
+}
+
 func TestSearchGoesThroughThePages(t *testing.T) {
 	in(t, 0, func(t *testing.T, ctx context.Context) {
 		c, f := edge(says(200, `{"items":[`+decided+`,`+decided+`],"next_cursor":"c1"}`), problem(503, "store"), says(200, `{"items":[],"next_cursor":"c2"}`),

@@ -79,8 +79,8 @@ const silence = 45 * time.Second
 func (c *Client) Events(ctx context.Context, after string) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for p := new(pace); ; {
-			asked, err := c.listen(ctx, after, func(e Event) bool {
-				after, *p = e.ID, pace{}
+			asked, err := c.listen(ctx, &after, func(e Event) bool {
+				*p = pace{}
 				return yield(e, nil)
 			})
 			if errors.Is(err, errEnough) {
@@ -99,13 +99,14 @@ func (c *Client) Events(ctx context.Context, after string) iter.Seq2[Event, erro
 
 var errEnough = errors.New("nobody listens any more")
 
-// listen tells the events of one connection; the error is never nil. asked is how long to stay away before the next.
-func (c *Client) listen(ctx context.Context, last string, tell func(Event) bool) (asked time.Duration, err error) {
+// listen tells the events of one connection; the error is never nil. asked is how long to stay away before the next. last is where
+// it begins and then follows what is heard: the edge names a place before the first event, and where there are none.
+func (c *Client) listen(ctx context.Context, last *string, tell func(Event) bool) (asked time.Duration, err error) {
 	try, cancel := context.WithCancel(ctx)
 	defer cancel()
 	alarm := time.AfterFunc(silence, cancel)
 	defer alarm.Stop()
-	res, err := c.send(try, request{method: http.MethodGet, path: "/v1/events", accept: "text/event-stream", last: last})
+	res, err := c.send(try, request{method: http.MethodGet, path: "/v1/events", accept: "text/event-stream", last: *last})
 	if err != nil {
 		return 0, trouble(ctx, err)
 	}
@@ -117,9 +118,12 @@ func (c *Client) listen(ctx context.Context, last string, tell func(Event) bool)
 	}
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(nil, maxEvent)
-	s := stream{id: last}
+	s := stream{id: *last}
 	for lines.Scan() {
 		alarm.Reset(silence)
+		if len(lines.Bytes()) == 0 {
+			*last = s.id
+		}
 		if e, whole := s.line(lines.Bytes()); whole && !tell(e) {
 			return 0, errEnough
 		}

@@ -74,6 +74,28 @@ func TestEventsGoOnWhereTheyBroke(t *testing.T) {
 	})
 }
 
+func TestEventsKeepTheirPlaceWhereNothingIsDecided(t *testing.T) {
+	in(t, 0, func(t *testing.T, ctx context.Context) {
+		c, f := edge(
+			streams(": hello\nretry: 1000\nid: a\n\n", false), // what is decided until the next one is not missed
+			streams(": hello\nid: b\n\n: still here\nid: c\n\nid: half\n", false),
+			streams(event("1"), true))
+		for e, err := range c.Events(ctx, "") {
+			if err != nil || e.ID != "1" {
+				t.Errorf("%+v, %v", e, err)
+			}
+			break
+		}
+		var last []string
+		for _, r := range f.requests {
+			last = append(last, r.last)
+		}
+		if !slices.Equal(last, []string{"", "a", "c"}) {
+			t.Errorf("went on from %q", last)
+		}
+	})
+}
+
 func TestCommentsKeepAConnection(t *testing.T) {
 	in(t, 5*time.Minute, func(t *testing.T, ctx context.Context) {
 		c, f := edge(func(w http.ResponseWriter, r *http.Request) {

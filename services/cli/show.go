@@ -191,7 +191,7 @@ func (s *show) picture(now time.Time, width, height, below int, paint func(decis
 			now.Sub(s.began).Truncate(time.Second)),
 	}
 	for _, d := range []string{txn.Approve, txn.Review, txn.Decline} {
-		out = append(out, fmt.Sprintf("%s %5.1f %%  %s", paint(d, fmt.Sprintf("%-8s", d)), s.share(d), paint(d, stripe(s.share(d), min(80, width-20)))))
+		out = append(out, fmt.Sprintf("%s %5.1f %%  %s", paint(d, fmt.Sprintf("%-8s", d)), s.share(d), paint(d, stripe(s.share(d), max(0, min(80, width-20))))))
 	}
 	out = append(out, fmt.Sprintf("to decision  %s   to webhook  %s   refused %d", middle(s.decideLast.Merge()), middle(s.tellLast.Merge()), s.refused))
 	rows := max(4, height-below-len(out)-5)

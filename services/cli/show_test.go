@@ -53,6 +53,11 @@ func TestAShowCountsEachDecisionOnceAndFitsItsTerminal(t *testing.T) {
 			t.Errorf("no last one in\n%s", text)
 		}
 	}
+	for _, width := range []int{0, 1, 19, 20, 1000} {
+		if picture := s.picture(now, width, 24, 11, plain); len(picture) == 0 {
+			t.Errorf("nothing on %d columns", width)
+		}
+	}
 	s.turn(now.Add(time.Hour))
 	if n := s.decideLast.Merge().TotalCount(); n != 0 || s.decide.TotalCount() != 100 {
 		t.Errorf("%d after an hour, %d in all", n, s.decide.TotalCount())

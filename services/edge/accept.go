@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -49,7 +50,8 @@ func (e *edge) claim(ctx context.Context, tenant store.Tenant, tx txn.Transactio
 	if !e.flights.board(e.MaxInFlight) {
 		return acceptance{}, errOverload
 	}
-	defer e.flights.leave()
+	leave := sync.OnceFunc(e.flights.leave)
+	defer leave()
 	box, err := e.Keys.Box(tenant.ID)
 	if err != nil {
 		return acceptance{}, fmt.Errorf("keys of %s: %w", tenant.ID, err)
@@ -78,7 +80,7 @@ func (e *edge) claim(ctx context.Context, tenant store.Tenant, tx txn.Transactio
 		return acceptance{}, fmt.Errorf("claim: %w", claimed.Err)
 	case claimed.Won:
 		failpoint.Hit("edge", "claimed")
-		return e.publish(ctx, tenant, claim, trace, false)
+		return e.publish(ctx, submission{claim, tenant, trace, false, leave})
 	}
 	if same, err := txn.SameDigest(box, claimed.Entry.Digest, tx); err != nil || !same {
 		return acceptance{}, different(err)
@@ -90,7 +92,7 @@ func (e *edge) claim(ctx context.Context, tenant store.Tenant, tx txn.Transactio
 	case entry.Decided():
 		return acceptance{key: entry.Key, event: entry.Event, replayed: true}, nil
 	}
-	return e.publish(ctx, tenant, entry.Claim, trace, true)
+	return e.publish(ctx, submission{entry.Claim, tenant, trace, true, leave})
 }
 
 // refusal keeps a refusal of the table and calls anything else by the dependency that failed.
@@ -149,18 +151,28 @@ func (e *edge) raise(ctx context.Context, tenant store.Tenant, entry store.Entry
 
 func deadlineOf(t store.Tenant) time.Duration { return time.Duration(t.DeadlineMS) * time.Millisecond }
 
+// submission is a claim that is about to be announced.
+type submission struct {
+	store.Claim
+	tenant   store.Tenant
+	trace    string
+	replayed bool
+	leave    func() // its seat: from its start on the flight counts
+}
+
 // publish announces a claim. What is not acknowledged in time is refused; the claim stays for a repeat, the guard or the sweep.
-func (e *edge) publish(ctx context.Context, tenant store.Tenant, c store.Claim, trace string, replayed bool) (acceptance, error) {
+func (e *edge) publish(ctx context.Context, c submission) (acceptance, error) {
 	s, err := c.Submitted()
 	if err != nil {
 		return acceptance{}, err
 	}
-	s.TimeZone = tenant.TimeZone
-	out, err := e.submission(s, trace)
+	s.TimeZone = c.tenant.TimeZone
+	out, err := e.message(s, c.trace)
 	if err != nil {
 		return acceptance{}, err
 	}
-	f, fresh := e.flights.start(s, trace, e.Clock.Now())
+	f, fresh := e.flights.start(s, c.trace, e.Clock.Now())
+	c.leave()
 	if fresh {
 		e.watch(f)
 	}
@@ -173,10 +185,10 @@ func (e *edge) publish(ctx context.Context, tenant store.Tenant, c store.Claim, 
 		return acceptance{}, refusal(err, errBroker)
 	}
 	failpoint.Hit("edge", "published")
-	return acceptance{key: c.Key, flight: f, replayed: replayed}, nil
+	return acceptance{key: c.Key, flight: f, replayed: c.replayed}, nil
 }
 
-func (e *edge) submission(s event.Submitted, trace string) (stage.Output, error) {
+func (e *edge) message(s event.Submitted, trace string) (stage.Output, error) {
 	data, err := event.Encode(s)
 	if err != nil {
 		return stage.Output{}, err

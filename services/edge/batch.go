@@ -43,12 +43,10 @@ func (e *edge) postBatch(w http.ResponseWriter, r *http.Request, m *member) erro
 	if err := e.admit(); err != nil {
 		return err
 	}
-	select {
-	case e.batches <- struct{}{}:
-		defer func() { <-e.batches }()
-	default:
+	if !e.batches.take(m.Tenant) {
 		return errOverload
 	}
+	defer e.batches.leave(m.Tenant)
 	bodies, err := readBatch(w, r)
 	if err != nil {
 		return err

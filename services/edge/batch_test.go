@@ -1,8 +1,10 @@
 package edge_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"crivo/services/edge"
+	"crivo/streams/event"
 )
 
 // outcomes reads "status id", with its retry and whether it is a repeat, of every item.
@@ -123,36 +126,73 @@ func TestE17AnItemIsRefusedAsASubmissionWouldBe(t *testing.T) {
 	refused(t, e.batch(y), "overload") // before the body is read
 }
 
+// Three hundred are more than are under way at once: the last is looked at when the edge drains already.
+func TestE17WhatABatchHasNotBegunIsRefusedByAnEdgeThatDrains(t *testing.T) {
+	inBubble(t, false, func(b *bubble) {
+		b.store.breaks("claim", func(context.Context) error { b.served.Drain(); return nil })
+		items := make([]string, 300)
+		for n := range items {
+			items[n] = paymentAt(fmt.Sprint("x", n), time.Now())
+		}
+		a, _ := b.ask(http.MethodPost, "/v1/transactions/batch", "["+strings.Join(items, ",")+"]")
+		if out := a.outcomes(t); out[299] != "503 x299 after 1" || !strings.HasSuffix(a.body, `"type":"urn:crivo:draining","detail":"shutting down","retry_after":1}]}`) {
+			t.Errorf("the last: %s", out[299])
+		}
+	})
+}
+
 func TestE18MoreBatchesThanAreHeldInMemoryAreRefusedUnread(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	e := r.edge("a")
-	const head = "POST /v1/transactions/batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + bootstrap +
-		"\r\nContent-Type: application/json\r\nContent-Length: 500\r\nExpect: 100-continue\r\n\r\n"
-	for range 16 { // each is being read: the server asks for the body
-		_, from := e.raw(head)
-		if line, err := from.ReadString('\n'); err != nil || !strings.Contains(line, " 100 ") {
-			t.Fatalf("%q, %v", line, err)
-		}
+	e.made("/v1/tenants", `{"id":"acme"}`)
+	acme := e.as(e.made("/v1/keys", `{"tenant":"acme","roles":["submit"]}`).member("key"))
+	begin := func(who *running) (net.Conn, *bufio.Reader) {
+		return who.raw("POST /v1/transactions/batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + who.key +
+			"\r\nContent-Type: application/json\r\nContent-Length: 500\r\nExpect: 100-continue\r\n\r\n")
 	}
-	_, from := e.raw(head)
-	refused(t, read(t, from), "overload")
+	var held net.Conn
+	// Whoever sends slowly leaves some for others.
+	for _, tenant := range []struct {
+		who   *running
+		seats int
+	}{{e, 12}, {acme, 4}} {
+		for range tenant.seats { // each is being read: the server asks for the body
+			conn, from := begin(tenant.who)
+			if line, err := from.ReadString('\n'); err != nil || !strings.Contains(line, " 100 ") {
+				t.Fatalf("%q, %v", line, err)
+			}
+			held = conn
+		}
+		_, from := begin(tenant.who)
+		refused(t, read(t, from), "overload")
+	}
 	accepted(t, e.post(r.payment("x")), false) // a single one is not in their way
+	_ = held.Close()
+	r.await("the seat of one who left", func() bool { return acme.batch(r.payment("y")).status == http.StatusMultiStatus })
 }
 
 // A dry run asks the decider, and nothing else of the edge.
 func TestE29ADryRunTouchesNeitherStoreNorBroker(t *testing.T) {
-	inBubbleWith(t, false, reviewing, func(b *bubble) {
+	zone := ""
+	decider := func(ctx context.Context, txs []event.Submitted) []event.Scored {
+		zone = txs[0].TimeZone
+		return reviewing(ctx, txs)
+	}
+	inBubbleWith(t, false, decider, func(b *bubble) {
 		for _, call := range []string{"claim", "get", "raise", "decide"} {
 			b.store.breaks(call, func(context.Context) error { t.Error(call); return nil })
 		}
 		a, _ := b.ask(http.MethodPost, "/v1/transactions/dry-run", paymentAt("x", time.Now()))
-		if a.status != http.StatusOK || a.member("decision") != "review" || a.member("dry_run") != "true" {
-			t.Errorf("got %d %s", a.status, a.body)
+		if a.status != http.StatusOK || a.member("decision") != "review" || a.member("dry_run") != "true" || zone != "America/Sao_Paulo" {
+			t.Errorf("got %d %s, by the clocks of %q", a.status, a.body, zone)
 		}
 		time.Sleep(time.Minute) // no guard, no sweep, no waiter comes for it
 		if len(b.broker.took) != 0 {
 			t.Errorf("published %v", b.broker.took)
 		}
+		b.served.Drain()
+		a, _ = b.ask(http.MethodPost, "/v1/transactions/dry-run", paymentAt("x", time.Now()))
+		refused(t, a, "draining")
 	})
 }

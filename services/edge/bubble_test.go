@@ -183,6 +183,21 @@ func TestE02ABrokerThatDoesNotAcknowledgeIsRefusedWithinThePublishTime(t *testin
 	})
 }
 
+// A hundred may be under way. What is being published is one of them, not two.
+func TestE18WhatIsBeingPublishedCountsOnce(t *testing.T) {
+	inBubble(t, true, func(b *bubble) {
+		var all sync.WaitGroup
+		for n := range 90 {
+			all.Go(func() {
+				time.Sleep(time.Duration(n) * time.Millisecond)
+				a, _ := b.post(fmt.Sprint("x", n))
+				refused(t, a, "broker")
+			})
+		}
+		all.Wait()
+	})
+}
+
 func TestE16AWaitThatEndsIsA202WithinIt(t *testing.T) {
 	inBubble(t, false, func(b *bubble) {
 		a, d := b.post("x", "Prefer", "wait=10")

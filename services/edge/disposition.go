@@ -79,13 +79,15 @@ func (e *edge) postDisposition(w http.ResponseWriter, r *http.Request, m *member
 	if err := e.record(r.Context(), m, "transaction.dispose", key.ID, map[string]any{"disposition": d.Outcome}); err != nil {
 		return err
 	}
-	if entry, err = e.Transactions.Dispose(r.Context(), key, d); errors.Is(err, store.ErrChanged) {
-		return e.closedBefore(r.Context(), entry)
+	// From here on the review may be closed, whoever hung up, and must be told of.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), storeTime)
+	defer cancel()
+	if entry, err = e.Transactions.Dispose(ctx, key, d); errors.Is(err, store.ErrChanged) {
+		return e.closedBefore(ctx, entry)
 	} else if err != nil {
 		return missing(err)
 	}
-	// From here on the review is closed, whoever hung up.
-	if err := e.tellDisposed(context.WithoutCancel(r.Context()), entry); err != nil {
+	if err := e.tellDisposed(ctx, entry); err != nil {
 		return err
 	}
 	return e.answerDecision(w, entry, 0)
@@ -111,8 +113,6 @@ type thinDisposition struct {
 
 // tellDisposed owes the tenant's endpoints a webhook about a review that was closed. Told again it is the same webhook.
 func (e *edge) tellDisposed(ctx context.Context, entry store.Entry) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTime)
-	defer cancel()
 	endpoints, err := e.Registry.Endpoints(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -138,6 +139,33 @@ func TestWhatCannotBeRecordedIsNotClosed(t *testing.T) {
 	if a := e.do(http.MethodGet, "/v1/transactions/x", ""); a.member("disposition") != "" {
 		t.Errorf("closed: %s", a.body)
 	}
+}
+
+// An analyst may leave in the moment of closing: what the store then has is what must be told.
+func TestAReviewIsClosedWhoeverHangsUp(t *testing.T) {
+	inBubbleWith(t, false, reviewing, func(b *bubble) {
+		b.post("x", "Prefer", "wait=5")
+		ctx, hangUp := context.WithCancel(context.Background())
+		defer hangUp()
+		b.store.breaks("dispose", func(ctx context.Context) error {
+			hangUp()
+			synctest.Wait() // until the edge knows
+			return ctx.Err()
+		})
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://edge/v1/transactions/x/disposition", strings.NewReader(`{"disposition":"approved"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+bootstrap)
+		req.Header.Set("Content-Type", "application/json")
+		if _, err := b.client.Do(req); err == nil {
+			t.Fatal("an answer")
+		}
+		time.Sleep(time.Second)
+		if d := b.entry("x").Disposition; d == nil || d.Outcome != store.Approved {
+			t.Errorf("closed: %+v", d)
+		}
+	})
 }
 
 // owing fails to make rows while broken.

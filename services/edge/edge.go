@@ -106,10 +106,10 @@ type edge struct {
 	// broadcasts are what event streams hear.
 	broadcasts *broadcasts
 	gate       gate
-	batches    chan struct{} // a seat for each that is held in memory
+	batches    *seats // for what is held in memory
 	flights    *flights
 	redrives   *rate.Limiter
-	exports    chan struct{} // one for each under way
+	exports    *seats
 	directory  *directory
 	metrics    *metrics
 	full       atomic.Bool
@@ -131,7 +131,7 @@ const noticeTime = 200 * time.Millisecond
 
 func newEdge(cfg Config) *edge {
 	e := &edge{Config: cfg, life: context.Background(), flights: newFlights(), redrives: rate.NewLimiter(redriveRate, 1), metrics: newMetrics(cfg.Metrics),
-		gate: newGate(), batches: make(chan struct{}, batchesAtOnce), exports: make(chan struct{}, maxExports), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
+		gate: newGate(), batches: newSeats(batchesAtOnce), exports: newSeats(maxExports), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
 	e.listening, e.hangUp = context.WithCancel(context.Background())
 	e.broadcasts = newBroadcasts(streams.Decisions{JS: cfg.JS}, cfg.Log)
 	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}

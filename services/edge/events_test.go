@@ -468,17 +468,27 @@ func TestASlowListenerIsCutAndTheOthersGoOn(t *testing.T) {
 func TestWhoIsBehindAReplicaThatLagsWaits(t *testing.T) {
 	t.Parallel()
 	onShelf(t, func(b *bubble, s *shelf) {
-		id := b.listen("").greeted().id
+		gone := b.listen("").greeted()
+		id := gone.id
+		_ = gone.body.Close()
+		synctest.Wait() // now nobody reads the stream: the next ones begin where it ends, and are behind
 		s.add("other", 1)
 		s.add("default", 2)
 		s.add("other", 1)
 		s.mu.Lock()
 		s.lags = true
 		s.mu.Unlock()
-		l := b.listen(id).greeted()
+		waits, l := b.listen(id).greeted(), b.listen(id).greeted()
 		time.Sleep(10 * time.Second) // sooner than the first sign of life, which nobody takes here
 		s.mu.Lock()
-		s.lags, s.down = false, true
+		s.lags = false
+		s.mu.Unlock()
+		defer time.AfterFunc(5*time.Second, func() { _ = waits.body.Close() }).Stop() // else it says for ever that it is there
+		if diff := cmp.Diff([]string{"2", "3"}, waits.ids(2)); diff != "" {
+			t.Error(diff)
+		}
+		s.mu.Lock()
+		s.down = true
 		s.mu.Unlock()
 		time.Sleep(time.Second) // who is behind may be cut by a broker that is away, and comes back
 		s.mu.Lock()

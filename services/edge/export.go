@@ -52,12 +52,10 @@ func exportKind(accept []string) string {
 // export streams everything that is found, page by page. What is wrong before the first page is a problem document like any other;
 // what breaks later breaks the connection, so that no client takes a part for the whole.
 func (e *edge) export(w http.ResponseWriter, r *http.Request, q store.Query, kind string) error {
-	select {
-	case e.exports <- struct{}{}:
-		defer func() { <-e.exports }()
-	default:
+	if !e.exports.take(q.Tenant) {
 		return errExports
 	}
+	defer e.exports.leave(q.Tenant)
 	var out bytes.Buffer
 	put := putNDJSON
 	if kind == kindCSV {
@@ -72,6 +70,9 @@ func (e *edge) export(w http.ResponseWriter, r *http.Request, q store.Query, kin
 		}
 		if err == nil && e.draining.Load() {
 			err = errDraining
+		}
+		if err == nil && !e.hears(r) { // withdrawn meanwhile: an export may take hours
+			err = errUnknownKey
 		}
 		switch {
 		case err != nil && first:

@@ -13,7 +13,7 @@ import (
 type flights struct {
 	mu       sync.Mutex
 	byKey    map[store.Key]*flight
-	boarding int           // between admission and the publish's outcome
+	boarding int           // between admission and the start of their flights
 	latency  time.Duration // smoothed, of decisions heard
 }
 

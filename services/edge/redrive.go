@@ -99,7 +99,7 @@ func (e *edge) rerun(ctx context.Context, tenant store.Tenant, entry store.Entry
 		return "", err
 	}
 	s.TimeZone = tenant.TimeZone
-	out, err := e.submission(s, traceparent(l.Ident.Trace))
+	out, err := e.message(s, traceparent(l.Ident.Trace))
 	if err != nil {
 		return "", err
 	}

@@ -117,6 +117,10 @@ func TestACursorIsGoodForItsOwnSearchOnly(t *testing.T) {
 		"no document's":       {e, `"order":"oldest"`, first.Next},
 		"the other order's":   {e, `"document":"52998224725"`, first.Next},
 		"one condition more":  {e, document + `,"disposition":"open"`, first.Next},
+		"an account's":        {e, document + `,"account":{"number":"1"}`, first.Next},
+		"another decision's":  {e, document + `,"decision":"review"`, first.Next},
+		"another reason's":    {e, document + `,"reason":"NIGHT_LARGE"`, first.Next},
+		"an earlier start":    {e, document + `,"from":"2020-01-01T00:00:00Z"`, first.Next},
 		"a later end":         {e, document + `,"to":"2126-01-01T00:00:00Z"`, first.Next},
 		"changed":             {e, document, string(flipped)},
 		"unsigned":            {e, document, stores},
@@ -218,6 +222,19 @@ func TestAnExportThatBreaksIsNotTakenForTheWhole(t *testing.T) {
 			}
 		}
 	}
+	// A key that is withdrawn gets no further page.
+	made := e.made("/v1/keys", `{"roles":["read"]}`)
+	var pages atomic.Int64
+	r.store.breaks("search", func(context.Context) error {
+		if pages.Add(1) == 2 {
+			_, err := e.ask(http.MethodDelete, "/v1/keys/"+made.member("id"), "")
+			return err
+		}
+		return nil
+	})
+	if a, err := e.as(made.member("key")).ask(http.MethodPost, searches, `{}`, "Accept", "application/x-ndjson"); !errors.Is(err, io.ErrUnexpectedEOF) || strings.Count(a.body, "\n") != 500 {
+		t.Errorf("without its key: %d, %d lines, %v", a.status, strings.Count(a.body, "\n"), err)
+	}
 }
 
 func TestSoManyExportsAtOnceAndNoMore(t *testing.T) {
@@ -230,16 +247,24 @@ func TestSoManyExportsAtOnceAndNoMore(t *testing.T) {
 		<-leave
 		return nil
 	})
+	e.made("/v1/tenants", `{"id":"acme"}`)
+	acme := e.as(e.made("/v1/keys", `{"tenant":"acme","roles":["read"]}`).member("key"))
 	ended := make(chan int)
-	for range 4 {
-		go func() {
-			a, _ := e.ask(http.MethodPost, searches, `{}`, "Accept", "text/csv")
-			ended <- a.status
-		}()
-		<-inside
-	}
-	if a := e.do(http.MethodPost, searches, `{}`, "Accept", "text/csv"); a.status != http.StatusServiceUnavailable || a.slug() != "overload" || a.header.Get("Retry-After") == "" {
-		t.Errorf("%d %s", a.status, a.body)
+	// Whoever reads slowly leaves one for others.
+	for _, tenant := range []struct {
+		who   *running
+		seats int
+	}{{e, 3}, {acme, 1}} {
+		for range tenant.seats {
+			go func() {
+				a, _ := tenant.who.ask(http.MethodPost, searches, `{}`, "Accept", "text/csv")
+				ended <- a.status
+			}()
+			<-inside
+		}
+		if a := tenant.who.do(http.MethodPost, searches, `{}`, "Accept", "text/csv"); a.status != http.StatusServiceUnavailable || a.slug() != "overload" || a.header.Get("Retry-After") == "" {
+			t.Errorf("%d %s", a.status, a.body)
+		}
 	}
 	close(leave)
 	for range 4 {
