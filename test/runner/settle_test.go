@@ -116,7 +116,7 @@ func TestAnErrorThatPassesIsForgotten(t *testing.T) {
 	r.noRecords(t)
 }
 
-func TestOnlyThePoisonousOneOfABatchIsBuried(t *testing.T) {
+func TestF08OnlyThePoisonousOneOfABatchIsBuried(t *testing.T) {
 	t.Parallel()
 	good := []string{"a", "b", "c", "d"}
 	for name, poison := range map[string]func() []stage.Result{
@@ -187,7 +187,7 @@ func (r *rig) deliver(t *testing.T, n int) {
 	}
 }
 
-func TestAMessageThatKillsItsProcessIsBuriedAlone(t *testing.T) {
+func TestF14AMessageThatKillsItsProcessIsBuriedAlone(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		records int

@@ -136,7 +136,7 @@ func TestOneWhoseDependencyIsDownDoesNotHoldItsBatchMates(t *testing.T) {
 	}
 }
 
-func TestANewerSchemaIsHeldUntilTheUpgrade(t *testing.T) {
+func TestF08ANewerSchemaIsHeldUntilTheUpgrade(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, patient)
 	r.put(t, "old", "new", "old too")
