@@ -126,7 +126,7 @@ func claimOf(box txn.Sealer, tenant store.Tenant, tx txn.Transaction, now time.T
 	}
 	at := txn.At(now).Time
 	return store.Claim{Key: store.Key{Tenant: tenant.ID, ID: tx.ID}, Digest: digest, Run: 1, ClaimedAt: at, AcceptedAt: at,
-		Deadline: at.Add(deadlineOf(tenant)), Body: body}, nil
+		Deadline: at.Add(tenant.Deadline()), Body: body}, nil
 }
 
 // current returns an entry that a repeat found, ready to be published again under its run, whoever claimed it: the broker
@@ -134,7 +134,7 @@ func claimOf(box txn.Sealer, tenant store.Tenant, tx txn.Transaction, now time.T
 // runs it again: the deadline that the sweep gave it is the sweep's pace, and nobody's promise.
 func (e *edge) current(ctx context.Context, tenant store.Tenant, entry store.Entry) (store.Entry, error) {
 	now := txn.At(e.Clock.Now()).Time
-	if entry.Decided() || !now.After(entry.AcceptedAt.Add(deadlineOf(tenant))) {
+	if entry.Decided() || !now.After(entry.AcceptedAt.Add(tenant.Deadline())) {
 		return entry, nil
 	}
 	return e.raise(ctx, tenant, entry, now)
@@ -142,14 +142,12 @@ func (e *edge) current(ctx context.Context, tenant store.Tenant, entry store.Ent
 
 // raise gives an undecided entry another run, accepted anew at now.
 func (e *edge) raise(ctx context.Context, tenant store.Tenant, entry store.Entry, now time.Time) (store.Entry, error) {
-	raised, err := e.Transactions.Raise(ctx, store.Raise{Key: entry.Key, FromRun: entry.Run, AcceptedAt: now, Deadline: now.Add(deadlineOf(tenant))})
+	raised, err := e.Transactions.Raise(ctx, store.Raise{Key: entry.Key, FromRun: entry.Run, AcceptedAt: now, Deadline: now.Add(tenant.Deadline())})
 	if errors.Is(err, store.ErrChanged) {
 		return e.current(ctx, tenant, raised) // somebody else raised it, or it is decided
 	}
 	return raised, err
 }
-
-func deadlineOf(t store.Tenant) time.Duration { return time.Duration(t.DeadlineMS) * time.Millisecond }
 
 // submission is a claim that is about to be announced.
 type submission struct {

@@ -63,7 +63,9 @@ func (e *edge) postDisposition(w http.ResponseWriter, r *http.Request, m *member
 		return missing(err)
 	}
 	if err := e.closable(entry); errors.Is(err, errDisposed) {
-		return e.closedBefore(r.Context(), entry)
+		ctx, cancel := context.WithTimeout(r.Context(), storeTime)
+		defer cancel()
+		return e.closedBefore(ctx, entry)
 	} else if err != nil {
 		return err
 	}

@@ -10,9 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
 	"crivo/pkg/txn"
+	"crivo/services/owed"
 	"crivo/services/store"
 )
 
@@ -32,7 +31,7 @@ func (e *edge) testEndpoint(w http.ResponseWriter, r *http.Request, m *member) e
 		return err
 	}
 	now := txn.At(e.Clock.Now())
-	body, err := json.Marshal(map[string]any{"type": store.TestEvent, "timestamp": now, "data": map[string]string{"endpoint_id": x.ID}}, json.Deterministic(true))
+	body, err := owed.Envelope(store.TestEvent, now, map[string]string{"endpoint_id": x.ID})
 	if err != nil {
 		return err
 	}

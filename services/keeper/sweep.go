@@ -107,14 +107,14 @@ func (k *keeper) sweep(ctx context.Context) error {
 	var whole, broken []stage.Output // one stream each
 	for _, e := range ripe {
 		raised, raiseErr := k.Transactions.Raise(ctx, store.Raise{Key: e.Key, FromRun: e.Run, AcceptedAt: e.AcceptedAt,
-			Deadline: now.Add(deadline(tenants[e.Tenant]))})
+			Deadline: now.Add(tenants[e.Tenant].Deadline())})
 		if errors.Is(raiseErr, store.ErrChanged) || errors.Is(raiseErr, store.ErrNotFound) {
 			continue
 		}
 		if err = raiseErr; err != nil {
 			break // what was raised so far is published all the same
 		}
-		promised := raised.AcceptedAt.Add(deadline(tenants[e.Tenant]))
+		promised := raised.AcceptedAt.Add(tenants[e.Tenant].Deadline())
 		if out, err := again(raised, promised, tenants[e.Tenant].TimeZone); err == nil {
 			whole = append(whole, out)
 		} else if out, err := unreadable(raised, promised); err == nil {
@@ -153,8 +153,6 @@ func (k *keeper) tenants(ctx context.Context) (map[string]store.Tenant, error) {
 	}
 	return out, nil
 }
-
-func deadline(t store.Tenant) time.Duration { return time.Duration(t.DeadlineMS) * time.Millisecond }
 
 // again is the submission of a claim under its present run. The claim's new deadline paces the sweep; the event keeps the one
 // that was promised, so that the decision is marked late.

@@ -114,6 +114,9 @@ type Tenant struct {
 	CreatedAt  txn.Time `json:"created_at"`
 }
 
+// Deadline is how long after its acceptance a transaction of the tenant is to be decided.
+func (t Tenant) Deadline() time.Duration { return time.Duration(t.DeadlineMS) * time.Millisecond }
+
 // APIKey is a credential of a tenant; the secret itself is never stored.
 type APIKey struct {
 	ID        string    `json:"id"`
