@@ -71,9 +71,13 @@ func (k KV) Forget(ctx context.Context, key string) error {
 	return err
 }
 
-func attemptKey(step string, sequence uint64) string {
-	return step + "/" + strconv.FormatUint(sequence, 10)
+// AttemptKey names a message's record: "notify/8/1764257756000000000". A machine that lost the end of a stream gives a sequence
+// anew, so the time at which the message was stored is part of it.
+func AttemptKey(step string, sequence uint64, stored time.Time) string {
+	return step + "/" + strconv.FormatUint(sequence, 10) + "/" + strconv.FormatInt(stored.UnixNano(), 10)
 }
+
+func (w *work) attemptKey(in input) string { return AttemptKey(w.Spec.Step, in.Sequence, in.Stored) }
 
 func causeOf(last string) string {
 	switch last {

@@ -56,7 +56,7 @@ func (r Runner) Run(ctx context.Context) error {
 		if err != nil {
 			return nil // the end of ctx
 		}
-		w := &work{Runner: r, doubts: d, held: map[jetstream.Msg]time.Time{}, incoming: make(chan jetstream.Msg, 2*r.Spec.Batch),
+		w := &work{Runner: r, doubts: d, held: map[jetstream.Msg]holding{}, incoming: make(chan jetstream.Msg, 2*r.Spec.Batch),
 			taken: make(chan struct{}, 1), pulled: make(chan struct{}), ended: make(chan struct{})}
 		w.run(ctx, consumer)
 	}
@@ -100,7 +100,7 @@ type work struct {
 	ended    chan struct{} // closed once nobody reads incoming
 
 	mu   sync.Mutex
-	held map[jetstream.Msg]time.Time // pulled and not settled → when the broker last heard of it
+	held map[jetstream.Msg]holding // pulled and not settled
 }
 
 // run pulls and handles until ctx ends or the consumer is gone; what was pulled is then finished, or handed back after

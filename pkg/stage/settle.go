@@ -81,7 +81,7 @@ func (w *work) persist(ctx context.Context, batch []input) {
 // alone runs a message that was delivered before. Its attempt is recorded first, so that one which kills the process is known
 // by its record; three of them bury it.
 func (w *work) alone(ctx context.Context, in input) {
-	key := attemptKey(w.Spec.Step, in.Sequence)
+	key := w.attemptKey(in)
 	n, last, err := w.recorded(ctx, key)
 	if err != nil {
 		return
@@ -135,7 +135,7 @@ func (w *work) finish(ctx context.Context, in input, res Result, attempt int) {
 	}
 	failpoint.Hit(w.Spec.Step, "published")
 	if attempt > 0 {
-		_ = w.Attempts.Forget(ctx, attemptKey(w.Spec.Step, in.Sequence))
+		_ = w.Attempts.Forget(ctx, w.attemptKey(in))
 	}
 	w.ack(in)
 }
@@ -147,7 +147,7 @@ func (w *work) failed(ctx context.Context, in input, err error, attempt int) {
 		w.Metrics.outcome(w.Spec.Step, "held", 1)
 		w.doubts.set(doubtSchema, "holds messages of a newer schema: upgrade this step first") // until this process is replaced
 		if attempt > 0 {
-			_ = w.Attempts.Forget(ctx, attemptKey(w.Spec.Step, in.Sequence))
+			_ = w.Attempts.Forget(ctx, w.attemptKey(in))
 		}
 		w.nak(in, 5*time.Second)
 	case IsUndecodable(err):
@@ -165,7 +165,7 @@ func (w *work) retry(ctx context.Context, in input, cause string, err error, att
 		w.bury(ctx, in, cause, err, attempt)
 		return
 	}
-	if attempt > 0 && cause != CausePanic && w.record(ctx, attemptKey(w.Spec.Step, in.Sequence), attempt, cause) != nil {
+	if attempt > 0 && cause != CausePanic && w.record(ctx, w.attemptKey(in), attempt, cause) != nil {
 		return
 	}
 	w.Metrics.outcome(w.Spec.Step, "retried", 1)
@@ -189,17 +189,28 @@ func (w *work) bury(ctx context.Context, in input, cause string, err error, atte
 	}
 	w.Metrics.outcome(w.Spec.Step, "buried_"+cause, 1)
 	w.Log.Warn().Str("cause", cause).Uint64("sequence", in.Sequence).Int("attempts", attempts).Msg("message buried")
-	if in.msg.TermWithReason(cause) == nil && attempts > 0 {
-		_ = w.Attempts.Forget(ctx, attemptKey(w.Spec.Step, in.Sequence))
+	// Unheard, it comes again and is buried again under the same ids.
+	if w.end(in, func() error { return in.msg.TermWithReason(cause) }) && attempts > 0 {
+		_ = w.Attempts.Forget(ctx, w.attemptKey(in))
 	}
-	w.settled(in.msg) // unheard, it comes again after AckWait and is buried again under the same ids
 }
 
 func (w *work) ack(in input) {
-	if in.msg.Ack() == nil {
+	if w.end(in, in.msg.Ack) {
 		w.Metrics.outcome(w.Spec.Step, "done", 1)
 	}
-	w.settled(in.msg)
+}
+
+// end has the broker forget a message, and tells whether it was told to. The word names a sequence only: a machine that was reset
+// and lost the end of its stream has given that sequence to another message meanwhile. So what came over an earlier connection is
+// asked for again.
+func (w *work) end(in input, say func() error) bool {
+	defer w.settled(in.msg)
+	if w.over(in.msg) {
+		_ = in.msg.Nak()
+		return false
+	}
+	return say() == nil
 }
 
 func (w *work) nak(in input, after time.Duration) {
@@ -207,10 +218,28 @@ func (w *work) nak(in input, after time.Duration) {
 	w.settled(in.msg)
 }
 
+// holding is what the runner knows of a message that is not settled.
+type holding struct {
+	heard      time.Time // when the broker last heard of it
+	connection uint64    // that it came over
+}
+
 func (w *work) hold(m jetstream.Msg) {
+	now := holding{w.Now(), w.connection()}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.held[m] = w.Now()
+	w.held[m] = now
+}
+
+// connection tells the connections that the client has had apart.
+func (w *work) connection() uint64 { return w.JS.Conn().Stats().Reconnects }
+
+// over tells whether a message's connection has ended.
+func (w *work) over(m jetstream.Msg) bool {
+	now := w.connection()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.held[m].connection != now
 }
 
 func (w *work) settled(m jetstream.Msg) {
@@ -225,9 +254,10 @@ func (w *work) heartbeat(ctx context.Context) {
 		now := w.Now()
 		w.mu.Lock()
 		var due []jetstream.Msg
-		for m, heard := range w.held {
-			if now.Sub(heard) >= w.Spec.AckWait/3 {
-				w.held[m] = now
+		for m, h := range w.held {
+			if now.Sub(h.heard) >= w.Spec.AckWait/3 {
+				h.heard = now
+				w.held[m] = h
 				due = append(due, m)
 			}
 		}

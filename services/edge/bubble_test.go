@@ -45,13 +45,17 @@ type bubble struct {
 type acknowledging struct {
 	jetstream.JetStream
 	silent bool
-	took   []*nats.Msg
+
+	mu   sync.Mutex
+	took []*nats.Msg
 }
 
 func (a *acknowledging) PublishMsgAsync(m *nats.Msg, _ ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
 	f := future{ok: make(chan *jetstream.PubAck, 1)}
 	if !a.silent {
+		a.mu.Lock()
 		a.took = append(a.took, m)
+		a.mu.Unlock()
 		f.ok <- &jetstream.PubAck{}
 	}
 	return f, nil

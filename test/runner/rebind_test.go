@@ -2,6 +2,7 @@ package runner_test
 
 import (
 	"context"
+	"os"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -161,6 +162,60 @@ func TestWorkInHandSurvivesARestartOfTheBroker(t *testing.T) {
 		t.Errorf("buried %v", got)
 	}
 	wait(t, "ready", func() bool { return s.reasons.last() == "" })
+}
+
+// A machine that was reset may lack the end of a stream. Its sequences are given anew, and a word about what they were before
+// must not settle what they are now.
+func TestALateAcknowledgementIsNotTakenForAnotherMessage(t *testing.T) {
+	t.Parallel()
+	r, o := outside(t)
+	r.spec.AckWait = patient
+	r.consumer(t)
+	before := o
+	before.Dir = t.TempDir()
+	began, goOn := make(chan string), make(chan struct{})
+	s := r.run(t, stage.Each(0, func(_ context.Context, m stage.Message) ([]stage.Output, error) {
+		began <- string(m.Data)
+		<-goOn
+		return []stage.Output{{Subject: "out.a", ID: string(m.Data), Data: m.Data}}, nil
+	}))
+	r.server.Close()
+	if err := os.CopyFS(before.Dir, os.DirFS(o.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	r.server = start(t, o)
+	wait(t, "the broker", func() bool { return r.info(t).Name == "sift" })
+	r.put(t, "lost")
+	<-began
+	r.server.Close()
+	r.server = start(t, before)
+	wait(t, "the broker of before", func() bool { return r.info(t).Name == "sift" })
+	r.put(t, "new")
+	wait(t, "new is in hand too", func() bool { return r.info(t).Delivered.Stream == 1 })
+	goOn <- struct{}{} // lost is done
+	if body := <-began; body != "new" {
+		t.Errorf("%s is handled", body)
+	}
+	if err := r.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if i := r.info(t); i.AckFloor.Stream != 0 || i.NumAckPending != 1 {
+		t.Errorf("settled up to %d, %d under way", i.AckFloor.Stream, i.NumAckPending)
+	}
+	close(goOn)
+	go func() {
+		for range began {
+		}
+	}()
+	r.settled(t, 1)
+	s.stop(t)
+	close(began)
+	if diff := cmp.Diff([]string{"lost", "new"}, r.bodies(t, "OUT")); diff != "" {
+		t.Error(diff)
+	}
+	if got := s.burials.list(); len(got) > 0 {
+		t.Errorf("buried %v", got)
+	}
 }
 
 func TestABrokerThatLostItsDiskIsWaitedFor(t *testing.T) {

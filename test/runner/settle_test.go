@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -161,12 +160,26 @@ func TestF08OnlyThePoisonousOneOfABatchIsBuried(t *testing.T) {
 }
 
 // killed leaves the record that a process leaves which died of its n-th recorded run.
-func (r *rig) killed(t *testing.T, sequence, n int, cause string) {
+func (r *rig) killed(t *testing.T, sequence uint64, n int, cause string) {
 	t.Helper()
 	kv := stage.KV{JS: r.js, Bucket: bucket}
-	if err := kv.Put(t.Context(), r.spec.Step+"/"+strconv.Itoa(sequence), n, cause); err != nil {
+	if err := kv.Put(t.Context(), r.record(t, sequence), n, cause); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// record names a message's record.
+func (r *rig) record(t *testing.T, sequence uint64) string {
+	t.Helper()
+	s, err := r.js.Stream(t.Context(), r.spec.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := s.GetMsg(t.Context(), sequence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stage.AttemptKey(r.spec.Step, sequence, m.Time)
 }
 
 // deliver makes all messages ones that were delivered before, as after the end of a process that held them.

@@ -75,7 +75,7 @@ func TestARepeatThatFindsItsDependencyDownKeepsItsRecord(t *testing.T) {
 	}))
 	kv := stage.KV{JS: r.js, Bucket: bucket}
 	wait(t, "not ready", func() bool { return s.told("unavailable") })
-	if n, last, err := kv.Get(t.Context(), "sift/1"); n != 2 || last != stage.CauseCrash || err != nil {
+	if n, last, err := kv.Get(t.Context(), r.record(t, 1)); n != 2 || last != stage.CauseCrash || err != nil {
 		t.Errorf("while its dependency is down its record says %d %s, %v", n, last, err)
 	}
 	up.Store(true)

@@ -153,6 +153,7 @@ func TestNamedSeeds(t *testing.T) {
 	for name, seed := range map[string]uint64{
 		"two power cuts, then five decisions in one batch":              62,
 		"claims that wait behind one that hangs are written much later": 81,
+		"a late acknowledgement meets another message of its sequence":  11436,
 	} {
 		t.Run(name, func(t *testing.T) { t.Logf("%+v", trial{seed: seed}.check(t)) })
 	}
