@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -23,52 +24,75 @@ type Attempts interface {
 type KV struct {
 	JS     jetstream.JetStream
 	Bucket string
+
+	mu    sync.Mutex
+	bound jetstream.KeyValue
 }
 
-func (k KV) bind(ctx context.Context) (jetstream.KeyValue, error) {
-	return k.JS.KeyValue(ctx, k.Bucket)
-}
-
-// Get reads one record.
-func (k KV) Get(ctx context.Context, key string) (int, string, error) {
+// with does something with the bucket.
+func (k *KV) with(ctx context.Context, do func(jetstream.KeyValue) error) error {
 	kv, err := k.bind(ctx)
-	if err != nil {
-		return 0, "", fmt.Errorf("attempts: %w", err)
-	}
-	entry, err := kv.Get(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return 0, "", nil
-	}
-	if err != nil {
-		return 0, "", fmt.Errorf("attempts: %w", err)
-	}
-	count, cause, _ := strings.Cut(string(entry.Value()), " ")
-	n, err := strconv.Atoi(count)
-	if err != nil {
-		return 0, "", fmt.Errorf("attempts: record %s: %w", key, err)
-	}
-	return n, cause, nil
-}
-
-// Put writes one record.
-func (k KV) Put(ctx context.Context, key string, n int, cause string) error {
-	kv, err := k.bind(ctx)
-	if err == nil {
-		_, err = kv.PutString(ctx, key, strconv.Itoa(n)+" "+cause)
-	}
 	if err != nil {
 		return fmt.Errorf("attempts: %w", err)
 	}
-	return nil
+	err = do(kv)
+	if err == nil || errors.Is(err, jetstream.ErrKeyNotFound) {
+		return err
+	}
+	k.mu.Lock()
+	k.bound = nil
+	k.mu.Unlock()
+	return fmt.Errorf("attempts: %w", err)
+}
+
+func (k *KV) bind(ctx context.Context) (jetstream.KeyValue, error) {
+	k.mu.Lock()
+	kv := k.bound
+	k.mu.Unlock()
+	if kv != nil {
+		return kv, nil
+	}
+	kv, err := k.JS.KeyValue(ctx, k.Bucket)
+	if err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	k.bound = kv
+	k.mu.Unlock()
+	return kv, nil
+}
+
+// Get reads one record.
+func (k *KV) Get(ctx context.Context, key string) (n int, cause string, err error) {
+	err = k.with(ctx, func(kv jetstream.KeyValue) error {
+		entry, err := kv.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		count, last, _ := strings.Cut(string(entry.Value()), " ")
+		if n, err = strconv.Atoi(count); err != nil {
+			return fmt.Errorf("record %s: %w", key, err)
+		}
+		cause = last
+		return nil
+	})
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return 0, "", nil
+	}
+	return n, cause, err
+}
+
+// Put writes one record.
+func (k *KV) Put(ctx context.Context, key string, n int, cause string) error {
+	return k.with(ctx, func(kv jetstream.KeyValue) error {
+		_, err := kv.PutString(ctx, key, strconv.Itoa(n)+" "+cause)
+		return err
+	})
 }
 
 // Forget removes one record.
-func (k KV) Forget(ctx context.Context, key string) error {
-	kv, err := k.bind(ctx)
-	if err == nil {
-		err = kv.Purge(ctx, key)
-	}
-	return err
+func (k *KV) Forget(ctx context.Context, key string) error {
+	return k.with(ctx, func(kv jetstream.KeyValue) error { return kv.Purge(ctx, key) })
 }
 
 // AttemptKey names a message's record: "notify/8/1764257756000000000". A machine that lost the end of a stream gives a sequence

@@ -289,7 +289,7 @@ func TestAMessageIsFoundByItsRecordWhoeverHasIt(t *testing.T) {
 	if got, cause, err := kv.Get(t.Context(), "sift/7"); got != 0 || cause != "" || err != nil {
 		t.Errorf("forgotten: %d %q, %v", got, cause, err)
 	}
-	if _, _, err := (stage.KV{JS: r.js, Bucket: "NONE"}).Get(t.Context(), "sift/7"); err == nil {
+	if _, _, err := (&stage.KV{JS: r.js, Bucket: "NONE"}).Get(t.Context(), "sift/7"); err == nil {
 		t.Error("a bucket that is missing holds nothing")
 	}
 	raw, err := r.js.KeyValue(t.Context(), bucket)

@@ -236,7 +236,7 @@ func (n *notes) last() string {
 func (r *rig) prepare(handle stage.Handler) *step {
 	s := &step{registry: prometheus.NewRegistry(), reasons: &notes{}, burials: &notes{}, ended: make(chan error, 1)}
 	s.Runner = stage.Runner{JS: r.js, Spec: r.spec, Handle: handle, Metrics: stage.NewMetrics(s.registry), Log: zerolog.Nop(), Now: time.Now,
-		NotReady: s.reasons.add, Attempts: stage.KV{JS: r.js, Bucket: bucket}, Bury: s.bury, BatchFrom: r.server.BatchFrom()}
+		NotReady: s.reasons.add, Attempts: &stage.KV{JS: r.js, Bucket: bucket}, Bury: s.bury, BatchFrom: r.server.BatchFrom()}
 	return s
 }
 

@@ -151,21 +151,21 @@ func (b *broker) status(to, code, description, more string) {
 	b.route(to, to, "", fmt.Appendf(nil, "NATS/1.0 %s%s\r\n%s\r\n", code, description, more), nil)
 }
 
-// covers tells whether a subject with wildcards covers one without.
+// covers tells whether a subject with wildcards covers one without. It is asked for every listener of every frame.
 func covers(pattern, subject string) bool {
-	if !strings.ContainsAny(pattern, "*>") {
-		return pattern == subject
-	}
-	want, have := strings.Split(pattern, "."), strings.Split(subject, ".")
-	for i, w := range want {
+	for {
+		want, more, wants := strings.Cut(pattern, ".")
+		have, rest, has := strings.Cut(subject, ".")
 		switch {
-		case w == ">":
-			return len(have) > i
-		case i >= len(have), w != "*" && w != have[i]:
+		case want == ">":
+			return true
+		case want != "*" && want != have, wants != has:
 			return false
+		case !wants:
+			return true
 		}
+		pattern, subject = more, rest
 	}
-	return len(want) == len(have)
 }
 
 func (b *broker) streamOf(subject string) *stream {
