@@ -37,7 +37,7 @@ type EndpointsCmd struct {
 type EndpointsCreateCmd struct {
 	server
 	Target      string            `arg:"" name:"receiver" help:"URL that webhooks are posted to."`
-	Events      []string          `help:"Event types to send; all without it (repeatable)."`
+	Events      []string          `help:"Event types to send; all about transactions without it (repeatable)."`
 	Description string            `help:"For people."`
 	Payload     string            `help:"thin: the verdict in short; full: the whole public answer." enum:"thin,full" default:"thin"`
 	Headers     map[string]string `help:"Headers to send along (repeatable); - as the value of one reads it from stdin, so that no list of processes shows it." name:"header" mapsep:"none" placeholder:"NAME=VALUE"`
@@ -172,7 +172,7 @@ type EndpointsUpdateCmd struct {
 	oneEndpoint
 	Target      *string           `help:"URL that webhooks are posted to." name:"receiver" placeholder:"URL"`
 	Events      []string          `help:"Event types to send, instead of those before (repeatable)."`
-	AllEvents   bool              `help:"Send every type of event."`
+	AllEvents   bool              `help:"Send every type of event about transactions."`
 	Description *string           `help:"For people."`
 	Payload     string            `help:"thin or full." enum:",thin,full" default:""`
 	Headers     map[string]string `help:"Headers to send along, instead of those before (repeatable); - as the value of one reads it from stdin." name:"header" mapsep:"none" placeholder:"NAME=VALUE"`

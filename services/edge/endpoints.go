@@ -16,6 +16,7 @@ import (
 
 	"crivo/pkg/txn"
 	"crivo/pkg/webhook"
+	"crivo/services/owed"
 	"crivo/services/store"
 	"crivo/streams"
 )
@@ -89,7 +90,6 @@ func (c *endpointChange) faults(allowed func(url string) error) txn.Faults {
 var (
 	headerName  = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 	headerValue = regexp.MustCompile(`^[\x20-\x7e]{0,512}$`)
-	eventType   = regexp.MustCompile(`^[a-z_]+(\.[a-z_]+)*(\.\*)?$`)
 )
 
 func eventFaults(events []string, fault func(pointer, code, detail string)) {
@@ -98,8 +98,8 @@ func eventFaults(events []string, fault func(pointer, code, detail string)) {
 		return
 	}
 	for i, t := range events {
-		if len(t) > 64 || !eventType.MatchString(t) {
-			fault("/events/"+strconv.Itoa(i), txn.WrongFormat, "an event type such as transaction.decided, or a prefix such as transaction.*")
+		if !owed.Known(t) {
+			fault("/events/"+strconv.Itoa(i), txn.WrongFormat, "a type that is sent, or a prefix such as transaction.*; there are "+strings.Join(owed.Types, ", "))
 		}
 	}
 }

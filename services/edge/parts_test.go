@@ -126,10 +126,10 @@ func TestEndpointFaultsAreToldTogether(t *testing.T) {
 		{"nothing changed", `{}`, nil},
 		{"all in order", `{"url":"https://example.com/","events":["transaction.decided","transaction.*"],"description":"x","payload":"full","headers":{"X-A":"b"},"paused":true}`, nil},
 		{"null changes nothing", `{"url":null,"events":null,"paused":null}`, nil},
-		{"every member wrong", `{"url":"ftp://x","events":["A","transaction.decided","*"],"description":"` + strings.Repeat("x", 257) + `","payload":"fat","headers":{"Host":"x","Webhook-Id":"x","a b":"x","ok":"\u0001"}}`,
+		{"every member wrong", `{"url":"ftp://x","events":["transaction.decide","transaction.decided","*"],"description":"` + strings.Repeat("x", 257) + `","payload":"fat","headers":{"Host":"x","Webhook-Id":"x","a b":"x","ok":"\u0001"}}`,
 			[]string{"/url format", "/events/0 format", "/events/2 format", "/description too_long", "/payload format",
 				"/headers/Host format", "/headers/Webhook-Id format", "/headers/a b format", "/headers/ok format"}},
-		{"types and unknown names", `{"url":1,"events":["a",2],"headers":{"a/b":3},"paused":"yes","x~/y":1}`,
+		{"types and unknown names", `{"url":1,"events":["endpoint.*",2],"headers":{"a/b":3},"paused":"yes","x~/y":1}`,
 			[]string{"/events/1 type", "/headers/a~1b type", "/paused type", "/url type", "/x~0~1y unknown_field"}},
 		{"too many", `{"events":[` + strings.Repeat(`"a",`, 32) + `"a"],"headers":{` + headers(17) + `}}`, []string{"/events too_long", "/headers too_long"}},
 	} {

@@ -10,6 +10,7 @@ import (
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/go-json-experiment/json"
 
+	"crivo/services/owed"
 	"crivo/services/store"
 	"crivo/streams"
 )
@@ -43,10 +44,10 @@ func (n *notifier) judged(ctx context.Context, e store.Endpoint, ok bool, probin
 	now := n.Clock.Now()
 	open := store.Breaker{State: store.BreakerOpen, Since: now.UnixMilli(), Until: now.Add(probeEvery).UnixMilli()}
 	if probing != (store.Breaker{}) {
-		n.tellMoved(ctx, e, typeBreakerOpened, probing.Since) // again: who opened it may have ended before it told
+		n.tellMoved(ctx, e, owed.TypeBreakerOpened, probing.Since) // again: who opened it may have ended before it told
 		if ok {
 			// Before it is moved: told twice is one event, told never would be none.
-			n.tellMoved(ctx, e, typeBreakerClosed, probing.Since)
+			n.tellMoved(ctx, e, owed.TypeBreakerClosed, probing.Since)
 			n.move(ctx, e, probing, store.Breaker{})
 			return
 		}
@@ -61,7 +62,7 @@ func (n *notifier) judged(ctx context.Context, e store.Endpoint, ok bool, probin
 		return // it was under way already
 	}
 	if n.lane(e.ID).opens(ok) && n.move(ctx, e, store.Breaker{}, open) {
-		n.tellMoved(ctx, e, typeBreakerOpened, open.Since)
+		n.tellMoved(ctx, e, owed.TypeBreakerOpened, open.Since)
 	}
 }
 

@@ -8,14 +8,6 @@ import (
 	"crivo/services/store"
 )
 
-// Event types about webhooks themselves, for the other endpoints of the tenant.
-const (
-	typeDisabled      = "endpoint.disabled"
-	typeBreakerOpened = "endpoint.breaker_opened"
-	typeBreakerClosed = "endpoint.breaker_closed"
-	typeExhausted     = "delivery.exhausted"
-)
-
 // aboutEndpoint is what an endpoint.* event says.
 type aboutEndpoint struct {
 	EndpointID string `json:"endpoint_id"`

@@ -19,11 +19,18 @@ import (
 	"crivo/services/store"
 )
 
-// Types of events about transactions.
+// Types of events: about transactions, and about webhooks themselves, which the other endpoints of a tenant hear of.
 const (
-	TypeDecided  = "transaction.decided"
-	TypeDisposed = "transaction.disposed"
+	TypeDecided       = "transaction.decided"
+	TypeDisposed      = "transaction.disposed"
+	TypeDisabled      = "endpoint.disabled"
+	TypeBreakerOpened = "endpoint.breaker_opened"
+	TypeBreakerClosed = "endpoint.breaker_closed"
+	TypeExhausted     = "delivery.exhausted"
 )
+
+// Types are all that an endpoint can ask for.
+var Types = []string{TypeDecided, TypeDisposed, TypeDisabled, TypeBreakerOpened, TypeBreakerClosed, TypeExhausted}
 
 // ErrBody marks a body that cannot be written, now or ever.
 var ErrBody = errors.New("webhook body")
@@ -73,10 +80,18 @@ func wants(filter []string, kind string) bool {
 	if len(filter) == 0 {
 		return strings.HasPrefix(kind, "transaction.")
 	}
-	return slices.ContainsFunc(filter, func(f string) bool {
-		prefix, star := strings.CutSuffix(f, "*")
-		return f == kind || star && strings.HasPrefix(kind, prefix)
-	})
+	return slices.ContainsFunc(filter, func(f string) bool { return matches(f, kind) })
+}
+
+// matches tells whether a type, or a prefix such as transaction.*, is kind's.
+func matches(filter, kind string) bool {
+	prefix, star := strings.CutSuffix(filter, ".*")
+	return filter == kind || star && strings.HasPrefix(kind, prefix+".")
+}
+
+// Known tells whether there is any event that one entry of a filter lets through.
+func Known(filter string) bool {
+	return slices.ContainsFunc(Types, func(kind string) bool { return matches(filter, kind) })
 }
 
 // webhookID is the same for every try and every repeat of one event, says nothing of the transaction and holds no dots.

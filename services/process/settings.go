@@ -160,8 +160,8 @@ type Webhooks struct {
 
 // Faults finds what is wrong.
 func (w *Webhooks) Faults(f *config.Faults) {
-	if len(w.WebhookSchedule) == 0 || slices.Min(w.WebhookSchedule) < 0 {
-		f.Add("webhook-schedule", "at least one time, none below zero")
+	if len(w.WebhookSchedule) == 0 || slices.Min(w.WebhookSchedule) < 0 || w.WebhookSchedule[0] != 0 {
+		f.Add("webhook-schedule", "begins with 0s, the first try at once; none is below zero")
 	}
 	if w.WebhookTimeout <= 0 || w.WebhookTimeout > time.Minute {
 		f.Add("webhook-timeout", "%s: above zero, one minute at most", w.WebhookTimeout)
