@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -33,8 +32,7 @@ type DeliveriesListCmd struct {
 	EndpointID    string `help:"To this endpoint." placeholder:"ID"`
 	TransactionID string `help:"About this transaction." placeholder:"ID"`
 	Status        string `help:"pending, delivered, exhausted, skipped or cancelled." enum:",pending,delivered,exhausted,skipped,cancelled" default:"" placeholder:"STATUS"`
-	Limit         int    `help:"How many at most, 1 to 500." default:"50"`
-	Cursor        string `help:"Where the list before ended." placeholder:"CURSOR"`
+	page
 }
 
 // Help shows an example.
@@ -45,28 +43,14 @@ func (DeliveriesListCmd) Help() string {
 // Check finds a limit that cannot be.
 func (c *DeliveriesListCmd) Check() config.Faults {
 	f := c.server.Check()
-	if c.Limit < 1 || c.Limit > 500 {
-		f.Add("limit", "%d: 1 to 500", c.Limit)
-	}
+	c.check(&f)
 	return f
 }
 
 // Run prints one page.
 func (c *DeliveriesListCmd) Run(ctx context.Context) error {
-	query := url.Values{"limit": {strconv.Itoa(c.Limit)}}
-	for name, value := range map[string]string{"endpoint_id": c.EndpointID, "transaction_id": c.TransactionID, "status": c.Status, "cursor": c.Cursor} {
-		if value != "" {
-			query.Set(name, value)
-		}
-	}
-	var page jsontext.Value
-	if err := c.ask(ctx, http.MethodGet, deliveriesPath+"?"+query.Encode(), nil, &page); err != nil {
-		return err
-	}
-	if err := c.columns(page, "id", "status", "type", "transaction_id", "endpoint_id", "created_at", "next_attempt_at"); err != nil {
-		return err
-	}
-	return c.more(page)
+	filter := map[string]string{"endpoint_id": c.EndpointID, "transaction_id": c.TransactionID, "status": c.Status}
+	return c.table(ctx, c.of(deliveriesPath, filter), "id", "status", "type", "transaction_id", "endpoint_id", "created_at", "next_attempt_at")
 }
 
 // DeliveriesShowCmd shows a delivery.

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -50,7 +49,8 @@ func checkTimes(f *config.Faults, from, to string) {
 	}
 }
 
-func (l *letterFilter) members() map[string]string {
+// wanted is what is asked for, as the API takes it.
+func (l *letterFilter) wanted() map[string]string {
 	out := map[string]string{}
 	maps.Copy(out, l.Where)
 	for name, at := range map[string]string{"from": l.From, "to": l.To} {
@@ -59,17 +59,6 @@ func (l *letterFilter) members() map[string]string {
 		}
 	}
 	return out
-}
-
-func (l *letterFilter) page(limit int, cursor string) string {
-	query := url.Values{"limit": {strconv.Itoa(limit)}}
-	if cursor != "" {
-		query.Set("cursor", cursor)
-	}
-	for name, value := range l.members() {
-		query.Set(name, value)
-	}
-	return lettersPath + "?" + query.Encode()
 }
 
 // letterChoice is which letters to act on: those named, or those that a filter matches.
@@ -82,7 +71,7 @@ type letterChoice struct {
 
 func (l *letterChoice) check(f *config.Faults) {
 	l.letterFilter.check(f)
-	filtered := len(l.members()) > 0
+	filtered := len(l.wanted()) > 0
 	switch {
 	case len(l.IDs) > 0 && (filtered || l.All || l.DryRun):
 		f.Add("id", "give ids, or a filter with --where, --from, --to or --all")
@@ -95,8 +84,7 @@ func (l *letterChoice) check(f *config.Faults) {
 type DLQListCmd struct {
 	server
 	letterFilter
-	Limit  int    `help:"How many at most, 1 to 500." default:"50"`
-	Cursor string `help:"Where the list before ended." placeholder:"CURSOR"`
+	page
 }
 
 // Help shows an example.
@@ -107,23 +95,14 @@ func (DLQListCmd) Help() string {
 // Check finds filters that cannot be.
 func (c *DLQListCmd) Check() config.Faults {
 	f := c.server.Check()
-	c.check(&f)
-	if c.Limit < 1 || c.Limit > 500 {
-		f.Add("limit", "%d: 1 to 500", c.Limit)
-	}
+	c.letterFilter.check(&f)
+	c.page.check(&f)
 	return f
 }
 
 // Run prints one page.
 func (c *DLQListCmd) Run(ctx context.Context) error {
-	var page jsontext.Value
-	if err := c.ask(ctx, http.MethodGet, c.page(c.Limit, c.Cursor), nil, &page); err != nil {
-		return err
-	}
-	if err := c.columns(page, "id", "step", "cause", "tenant", "transaction_id", "attempts", "last_at", "detail"); err != nil {
-		return err
-	}
-	return c.more(page)
+	return c.table(ctx, c.of(lettersPath, c.wanted()), "id", "step", "cause", "tenant", "transaction_id", "attempts", "last_at", "detail")
 }
 
 // DLQShowCmd shows a letter.
@@ -225,7 +204,7 @@ func (s server) bulk(ctx context.Context, filter letterFilter, dry bool) (redriv
 			redriven
 			Next string `json:"next_cursor"`
 		}
-		body := map[string]any{"where": filter.members(), "dry_run": dry, "cursor": cursor}
+		body := map[string]any{"where": filter.wanted(), "dry_run": dry, "cursor": cursor}
 		if err := s.ask(ctx, http.MethodPost, lettersPath+"/redrive", body, &part); err != nil {
 			return done, err
 		}
@@ -284,24 +263,24 @@ func (c *DLQDiscardCmd) Run(ctx context.Context) error {
 // sweep discards up to most letters page by page.
 func (c *DLQDiscardCmd) sweep(ctx context.Context, most int) (discarded int, err error) {
 	for cursor := ""; discarded < most; {
-		var page struct {
+		var letters struct {
 			Items []struct {
 				ID string `json:"id"`
 			} `json:"items"`
 			Next string `json:"next_cursor"`
 		}
-		if err := c.ask(ctx, http.MethodGet, c.page(min(500, most-discarded), cursor), nil, &page); err != nil {
+		if err := c.ask(ctx, http.MethodGet, page{min(500, most-discarded), cursor}.of(lettersPath, c.wanted()), nil, &letters); err != nil {
 			return discarded, err
 		}
 		var ids []string
-		for _, item := range page.Items {
+		for _, item := range letters.Items {
 			ids = append(ids, item.ID)
 		}
 		n, err := c.drop(ctx, ids)
 		if discarded += n; err != nil {
 			return discarded, err
 		}
-		if cursor = page.Next; cursor == "" {
+		if cursor = letters.Next; cursor == "" {
 			break
 		}
 	}

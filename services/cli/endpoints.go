@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -359,13 +360,42 @@ func (s server) print(answer jsontext.Value, text func() error) error {
 	return nil
 }
 
-// table prints chosen members of what a list route returns.
+// page is which part of a list is asked for.
+type page struct {
+	Limit  int    `help:"How many at most, 1 to 500." default:"50"`
+	Cursor string `help:"Where the list before ended." placeholder:"CURSOR"`
+}
+
+func (p page) check(f *config.Faults) {
+	if p.Limit < 1 || p.Limit > 500 {
+		f.Add("limit", "%d: 1 to 500", p.Limit)
+	}
+}
+
+// of is a list's path with this page of what a filter selects; empty members of the filter select nothing.
+func (p page) of(path string, filter map[string]string) string {
+	query := url.Values{"limit": {strconv.Itoa(p.Limit)}}
+	for name, value := range filter {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	if p.Cursor != "" {
+		query.Set("cursor", p.Cursor)
+	}
+	return path + "?" + query.Encode()
+}
+
+// table prints chosen members of what a list route returns, and how to see more.
 func (s server) table(ctx context.Context, path string, columns ...string) error {
 	var answer jsontext.Value
 	if err := s.ask(ctx, http.MethodGet, path, nil, &answer); err != nil {
 		return err
 	}
-	return s.columns(answer, columns...)
+	if err := s.columns(answer, columns...); err != nil {
+		return err
+	}
+	return s.more(answer)
 }
 
 // columns prints chosen members of a list.

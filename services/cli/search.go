@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -49,11 +48,7 @@ func (SearchCmd) Help() string {
 // Check finds conditions that cannot be; the server knows the rest.
 func (c *SearchCmd) Check() config.Faults {
 	f := c.server.Check()
-	for _, at := range []struct{ name, text string }{{"from", c.From}, {"to", c.To}} {
-		if _, err := time.Parse(time.RFC3339, at.text); at.text != "" && err != nil {
-			f.Add(at.name, "%q is no time such as 2026-11-22T23:05:11Z", at.text)
-		}
-	}
+	checkTimes(&f, c.From, c.To)
 	if _, err := accountOf(c.Account); err != nil && c.Account != "" && c.Account != "-" {
 		f.Add("account", "%v", err)
 	}
