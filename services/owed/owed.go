@@ -85,13 +85,14 @@ func wants(filter []string, kind string) bool {
 
 // matches tells whether a type, or a prefix such as transaction.*, is kind's.
 func matches(filter, kind string) bool {
-	prefix, star := strings.CutSuffix(filter, ".*")
-	return filter == kind || star && strings.HasPrefix(kind, prefix+".")
+	prefix, star := strings.CutSuffix(filter, "*")
+	return filter == kind || star && strings.HasPrefix(kind, prefix)
 }
 
-// Known tells whether there is any event that one entry of a filter lets through.
+// Known tells whether an entry of a filter is a type that is sent, or a prefix of one as far as a dot.
 func Known(filter string) bool {
-	return slices.ContainsFunc(Types, func(kind string) bool { return matches(filter, kind) })
+	return (strings.HasSuffix(filter, ".*") || !strings.HasSuffix(filter, "*")) &&
+		slices.ContainsFunc(Types, func(kind string) bool { return matches(filter, kind) })
 }
 
 // webhookID is the same for every try and every repeat of one event, says nothing of the transaction and holds no dots.
