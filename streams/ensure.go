@@ -67,20 +67,31 @@ func (l Layout) Leases() jetstream.KeyValueConfig {
 }
 
 // Ensure creates what is missing and updates what differs; it does nothing where all stands. It is safe to call at any time
-// and tells what it changed.
-func Ensure(ctx context.Context, js jetstream.JetStream, l Layout) ([]string, error) {
+// and tells what it changed. What the broker refuses keeps it from nothing else: the error names all of that.
+func Ensure(ctx context.Context, js jetstream.JetStream, l Layout) (done []string, err error) {
 	changes, err := Diff(ctx, js, l)
 	if err != nil {
 		return nil, err
 	}
-	var done []string
+	var refused []error
 	for _, c := range changes {
-		if err := c.apply(ctx); err != nil {
-			return done, fmt.Errorf("%s: %w", c.Text, err)
+		switch err := c.apply(ctx); {
+		case err == nil:
+			done = append(done, c.Text)
+		case Refused(err):
+			refused = append(refused, fmt.Errorf("%s: %w", c.Text, err))
+		default:
+			return done, errors.Join(append(refused, fmt.Errorf("%s: %w", c.Text, err))...)
 		}
-		done = append(done, c.Text)
 	}
-	return done, nil
+	return done, errors.Join(refused...)
+}
+
+// Refused tells whether an error is the broker's own word, which waiting does not change: no peers for the replicas, no storage for
+// the bytes. Anything else is a broker that is away.
+func Refused(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api)
 }
 
 // Change is one difference between what stands and what the layout wants.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 )
 
@@ -44,6 +45,15 @@ func Connect(c Connection) (*nats.Conn, error) {
 		w.away(nc, nc.LastError())
 	}
 	return nc, nil
+}
+
+// unheard is how long an acknowledgement is waited for by whoever still waits; every caller gives up long before.
+const unheard = 5 * time.Second
+
+// JetStream returns a client of JetStream that forgets what the broker never acknowledged: a stream that lost its leader answers
+// nothing, and after 4,000 such publishes the client would take no more, for as long as its own connection stands.
+func JetStream(nc *nats.Conn) (jetstream.JetStream, error) {
+	return jetstream.New(nc, jetstream.WithPublishAsyncTimeout(unheard))
 }
 
 // watcher says a lost connection once and its return once, whatever happens in between.

@@ -92,17 +92,15 @@ func (w *work) publish(ctx context.Context, outputs []Output) error {
 	if len(outputs) == 0 {
 		return nil
 	}
-	failed := false
 	err := w.insist(ctx, func(try context.Context) error {
 		duplicates, err := Publisher{w.JS, w.BatchFrom}.Publish(try, outputs)
 		w.Metrics.duplicates(w.Spec.Step, duplicates)
-		if err != nil && !failed && !errors.Is(err, context.Canceled) {
-			failed = true
+		if err != nil && !errors.Is(err, context.Canceled) {
 			w.doubts.set(doubtPublish, "cannot publish")
 		}
 		return err
 	})
-	if failed && err == nil {
+	if err == nil { // also where the binding before could not
 		w.doubts.set(doubtPublish, "")
 	}
 	return err

@@ -94,7 +94,7 @@ func (p *place) close(complete bool) error {
 func (p *place) said() string {
 	switch {
 	case p.stale:
-		return p.path + " is of another server, file or mapping: starting with row 1"
+		return p.path + " is of another server, key, file or mapping: starting with row 1"
 	case p.from > 0:
 		return fmt.Sprintf("going on after row %d (%s)", p.from, p.path)
 	}

@@ -439,7 +439,9 @@ func TestABrokerThatIsNotThereIsSaidWithoutItsPassword(t *testing.T) {
 
 func TestBenchMeasuresASystemOfItsOwn(t *testing.T) {
 	t.Parallel()
-	got := crivo(t, t.TempDir(), nil, "bench", "--rate", "80", "--duration", "500ms", "--durability", "interval", "--json")
+	// Its own system stands alone, whatever the caller's settings say.
+	elsewhere := []string{"CRIVO_NATS_URL=nats://127.0.0.1:1", "CRIVO_MONGO_URI=mongodb://127.0.0.1:1", "CRIVO_KEYSET_FILE=nowhere"}
+	got := crivo(t, t.TempDir(), elsewhere, "bench", "--rate", "80", "--duration", "500ms", "--durability", "interval", "--json")
 	if got.status != 0 {
 		t.Fatalf("%+v", got)
 	}

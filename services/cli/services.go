@@ -63,11 +63,11 @@ func (u *upped) edge(ctx context.Context, s app.Shell) error {
 	if err != nil {
 		return err
 	}
-	core, wait, err := decide.Open(ctx, u.stores.features, u.rules, validate.Config{Shell: s, Blocklist: u.Blocklist, Lists: u.stores.registry, Keys: u.keys}, Version)
+	core, closes, err := decide.Open(ctx, u.stores.features, u.rules, validate.Config{Shell: s, Blocklist: u.Blocklist, Lists: u.stores.registry, Keys: u.keys}, Version)
 	if err != nil {
 		return err
 	}
-	defer wait()
+	defer closes()
 	return edge.Run(ctx, edge.Config{Shell: s, Listener: u.http, TLS: certificate, InsecureHTTP: u.InsecureHTTP,
 		Transactions: u.stores.transactions, Decider: core.Guard, DryRun: core.Decide, Registry: u.stores.registry, Deliveries: u.stores.deliveries, Keys: u.keys,
 		Audit: u.stores.registry.Record, Instance: strings.ToLower(rand.Text()), MaxInFlight: u.MaxInFlight, BootstrapKey: u.apiKey,

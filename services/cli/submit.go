@@ -249,7 +249,7 @@ func (s *submission) file(ctx context.Context, path string) error {
 	return errors.Join(err, closeErr, context.Cause(ctx))
 }
 
-// fingerprint names what a row's fate depends on: the server, how the file begins and how its columns are mapped.
+// fingerprint names what a row's fate depends on: the server, the key (its tenant), how the file begins and how its columns are mapped.
 func (s *submission) fingerprint(path string) (string, error) {
 	sum := sha256.New()
 	if path != "-" {
@@ -267,6 +267,7 @@ func (s *submission) fingerprint(path string) (string, error) {
 		return "", err
 	}
 	_, _ = sum.Write(mapping)
+	_, _ = sum.Write([]byte(s.send.key))
 	return s.send.url + " " + hex.EncodeToString(sum.Sum(nil)[:8]), nil
 }
 

@@ -428,12 +428,21 @@ func TestAKeptPlaceIsOfOneServerAndOneRun(t *testing.T) {
 	other := newEdge(t, accept)
 	got := submit(t, other, file)
 	check(t, got, 0, summary(6, 6, 0, 0, 0), file, "")
-	mustSay(t, got.err, "is of another server, file or mapping: starting with row 1")
+	mustSay(t, got.err, "is of another server, key, file or mapping: starting with row 1")
 
 	save(t, file+".crivo-resume", "half of the fi")
 	if got := submit(t, other, file); got.status != 1 || !strings.Contains(got.err, "delete it to start over") {
 		t.Errorf("a damaged place: %+v", got)
 	}
+}
+
+// What one tenant's key sent is not another tenant's.
+func TestAKeptPlaceIsOfOneKey(t *testing.T) {
+	t.Parallel()
+	file := rows(t, 6)
+	e := interrupt(t, file)
+	got := crivo(t, t.TempDir(), []string{"CRIVO_API_KEY=another"}, "submit", "--url", e.URL, "--json", file)
+	mustSay(t, got.err, "is of another server, key, file or mapping: starting with row 1")
 }
 
 func TestInOrderNothingOvertakesARowThatIsNotAccepted(t *testing.T) {

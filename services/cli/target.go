@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -72,7 +73,9 @@ func childIn(ctx context.Context, dir, name, durability string, connections int)
 	key := name + "-" + rand.Text()
 	cmd := exec.Command(binary, "up", "--data", filepath.Join(dir, "data"), "--http", addresses[0], "--ops", addresses[1],
 		"--nats", "none", "--webhook-allow", "127.0.0.0/8", "--durability", durability, "--tls-cert=", "--tls-key=")
-	cmd.Env = append(os.Environ(), config.Env(keyFile)+"="+key)
+	// It stands alone, whatever system the caller's settings name.
+	ours := func(variable string) bool { return strings.HasPrefix(variable, config.Prefix) }
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), ours), config.Env(keyFile)+"="+key)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return nil, err

@@ -353,7 +353,7 @@ func (u *upped) connect(name string, publish, subscribe []string) (*nats.Conn, j
 		return nil, nil, err
 	}
 	u.later(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := app.JetStream(nc)
 	return nc, js, err
 }
 

@@ -24,14 +24,14 @@ type Core struct {
 	Score    score.Stage
 }
 
-// Open makes a core that follows the list's file until ctx ends; wait returns after that.
-func Open(ctx context.Context, features enrich.Reader, live *rules.Live, lists validate.Config, engine string) (c Core, wait func(), err error) {
+// Open makes a core that follows the list's file until ctx ends or it is closed.
+func Open(ctx context.Context, features enrich.Reader, live *rules.Live, lists validate.Config, engine string) (c Core, closes func(), err error) {
 	c = Core{Features: features, RuleSet: func() txn.RuleSet { return live.Current().Ref() }}
 	if c.Score, err = score.New(live, engine); err != nil {
 		return c, nil, err
 	}
-	c.Validate, wait = validate.Open(ctx, lists)
-	return c, wait, nil
+	c.Validate, closes = validate.Open(ctx, lists)
+	return c, closes, nil
 }
 
 // Guard is the decision on transactions that the pipeline is late with, and says so: see edge.Decider.

@@ -60,13 +60,12 @@ func newRig(t testing.TB, features enrich.Reader) rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, end := context.WithCancel(t.Context())
-	core, wait, err := decide.Open(ctx, features, rules.NewLive(set),
+	core, closes, err := decide.Open(t.Context(), features, rules.NewLive(set),
 		validate.Config{Shell: app.Shell{Clock: app.NewClock(func() time.Time { return noon }), Log: zerolog.Nop()}, Keys: keys}, "1.2")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { end(); wait() })
+	t.Cleanup(closes) // though the context goes on: an edge that cannot listen ends at once
 	return rig{core, mem, box}
 }
 

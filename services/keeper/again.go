@@ -126,7 +126,7 @@ func (k *keeper) announceSince(ctx context.Context, since time.Time) error {
 	for _, t := range tenants {
 		for cursor, first := "", true; first || cursor != ""; first = false {
 			var page []store.Found
-			if page, cursor, err = k.Transactions.Search(ctx, store.Query{Tenant: t.ID, From: since, Oldest: true, Limit: tellPage, Cursor: cursor}); err != nil {
+			if page, cursor, err = k.Transactions.Search(ctx, store.Query{Tenant: t.ID, From: since, Oldest: true, Newest: true, Limit: tellPage, Cursor: cursor}); err != nil {
 				return err
 			}
 			outputs := make([]stage.Output, len(page))

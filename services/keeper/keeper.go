@@ -100,9 +100,11 @@ func Run(ctx context.Context, cfg Config) error {
 	k := &keeper{Config: cfg, metrics: newMetrics(cfg.Metrics), said: map[string]bool{}, lease: lease{js: cfg.JS, holder: cfg.Holder}}
 	defer k.lease.release(ctx)
 	for n := 0; ctx.Err() == nil; n++ {
-		provisioned := n%looks != 0 || k.provision(ctx)
+		if n%looks == 0 {
+			k.provision(ctx) // what it could not make keeps nobody from the rest
+		}
 		switch began := k.holds(ctx); {
-		case !provisioned || !k.works:
+		case !k.works:
 		case began || n%looks == 0:
 			k.round(ctx)
 		default:
@@ -120,7 +122,7 @@ func Run(ctx context.Context, cfg Config) error {
 func (k *keeper) holds(ctx context.Context) (began bool) {
 	before := k.works
 	works, err := k.lease.hold(ctx, time.Now())
-	k.works = works && !k.failed("lease", err)
+	k.works = !k.failed("lease", err) && works
 	if k.works != before {
 		k.Log.Info().Bool("works", k.works).Msg("keeper's turn")
 		k.metrics.turn(k.works)
@@ -175,12 +177,12 @@ func (k *keeper) record(ctx context.Context) error {
 }
 
 // provision makes what is missing, whoever's turn it is: without streams there is no lease either.
-func (k *keeper) provision(ctx context.Context) bool {
+func (k *keeper) provision(ctx context.Context) {
 	done, err := streams.Ensure(ctx, k.JS, k.Layout)
 	for _, change := range done {
 		k.Log.Info().Str("change", change).Msg("provisioned")
 	}
-	return !k.failed("provisioning", err)
+	k.failed("provisioning", err)
 }
 
 // round does everything once, in the order that a recovery needs.

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -353,6 +354,25 @@ func TestWhatIsMissingIsProvisionedAtStartAndAgain(t *testing.T) {
 	w.must(w.js.DeleteConsumer(w.Context(), streams.Decided, streams.Notify.Durable))
 	w.until("what was deleted is back", func() bool {
 		return there(streams.Scored, streams.Persist.Durable) && there(streams.Decided, streams.Notify.Durable)
+	})
+}
+
+// What the broker refuses to provision keeps nobody from being decided, and nothing else from being made.
+func TestWhatCannotBeProvisionedHoldsNothingUp(t *testing.T) {
+	w := newWorld(t)
+	w.provision()
+	w.must(w.js.DeleteConsumer(w.Context(), streams.Decided, streams.Notify.Durable))
+	w.layout.Replicas = 3 // it has no peers for that
+	w.claim(newClaim("a"))
+	w.run()
+	w.forward(time.Minute)
+	w.until("a to run again", func() bool { return w.entry("a").Run == 2 })
+	w.until("the consumer", func() bool {
+		_, err := w.js.Consumer(w.Context(), streams.Decided, streams.Notify.Durable)
+		return err == nil
+	})
+	w.until("the keeper to say so", func() bool {
+		return strings.Contains(fmt.Sprint(w.shell.Health.Reasons()), "streams are not provisioned")
 	})
 }
 

@@ -44,10 +44,12 @@ func (n *notifier) judged(ctx context.Context, e store.Endpoint, ok bool, probin
 	now := n.Clock.Now()
 	open := store.Breaker{State: store.BreakerOpen, Since: now.UnixMilli(), Until: now.Add(probeEvery).UnixMilli()}
 	if probing != (store.Breaker{}) {
-		n.tellMoved(ctx, e, owed.TypeBreakerOpened, probing.Since) // again: who opened it may have ended before it told
+		_ = n.tellMoved(ctx, e, owed.TypeBreakerOpened, probing.Since) // again: who opened it may have ended before it told
 		if ok {
 			// Before it is moved: told twice is one event, told never would be none.
-			n.tellMoved(ctx, e, owed.TypeBreakerClosed, probing.Since)
+			if n.tellMoved(ctx, e, owed.TypeBreakerClosed, probing.Since) != nil {
+				return // the next probe closes it
+			}
 			n.move(ctx, e, probing, store.Breaker{})
 			return
 		}
@@ -62,7 +64,7 @@ func (n *notifier) judged(ctx context.Context, e store.Endpoint, ok bool, probin
 		return // it was under way already
 	}
 	if n.lane(e.ID).opens(ok) && n.move(ctx, e, store.Breaker{}, open) {
-		n.tellMoved(ctx, e, owed.TypeBreakerOpened, open.Since)
+		_ = n.tellMoved(ctx, e, owed.TypeBreakerOpened, open.Since) // each probe tells again
 	}
 }
 
@@ -103,8 +105,8 @@ func (n *notifier) move(ctx context.Context, e store.Endpoint, from, to store.Br
 }
 
 // tellMoved tells that the breaker which opened at since did so, or closed.
-func (n *notifier) tellMoved(ctx context.Context, e store.Endpoint, event string, since int64) {
-	n.tell(ctx, e, event, e.ID+"/"+strconv.FormatInt(since, 10), aboutEndpoint{EndpointID: e.ID})
+func (n *notifier) tellMoved(ctx context.Context, e store.Endpoint, event string, since int64) error {
+	return n.tell(ctx, e, event, e.ID+"/"+strconv.FormatInt(since, 10), aboutEndpoint{EndpointID: e.ID})
 }
 
 // probe tries one row of an endpoint whose breaker is open, where its time has come and no other process does.

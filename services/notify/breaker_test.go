@@ -273,6 +273,26 @@ func TestW09TenTriesOverThreeDaysThenAnEvent(t *testing.T) {
 	}
 }
 
+// What could not be told has not come to pass: it is tried again, and then others hear of it.
+func TestW09AnEndThatCannotBeToldIsNone(t *testing.T) {
+	w := newWorld(t)
+	w.freeze()
+	w.config.Schedule = []time.Duration{0}
+	r, watcher := newReceiver(t, status(http.StatusServiceUnavailable)), newReceiver(t, nil)
+	w.endpoint("e", r.URL)
+	w.endpoint("watcher", watcher.URL, func(e *store.Endpoint) { e.Events = []string{"delivery.*"} })
+	w.deliveries.loses.Store(new("delivery.exhausted"))
+	w.run()
+	w.decide("x")
+	w.until("a telling that fails", func() bool { return w.deliveries.lost.Load() > 0 })
+	if row := w.rows("e")[0]; row.Status != store.Pending {
+		t.Errorf("its row is %s, and nobody was told", row.Status)
+	}
+	w.deliveries.loses.Store(nil)
+	w.until("an event", func() bool { w.later(time.Minute); return len(watcher.all()) == 1 })
+	w.ended("e", 1, store.Exhausted)
+}
+
 // Two endpoints that fail and hear of everything tell each other of what befell a decision, and of nothing else.
 func TestNothingIsToldOfATelling(t *testing.T) {
 	w := newWorld(t)

@@ -43,7 +43,9 @@ func (n *notifier) deliver(e store.Endpoint, row store.Delivery, probing store.B
 	defer cancel()
 	if last := row.Attempts[len(row.Attempts)-1]; row.Status == store.Exhausted && row.TransactionID != "" && last.Trigger != store.Manual {
 		// Before the row is written: told twice is one event, told never would be none.
-		n.tell(bounded, e, owed.TypeExhausted, fmt.Sprint(row.ID, "/", last.Number), aboutDelivery{e.ID, row.ID, row.TransactionID, last.Number})
+		if n.tell(bounded, e, owed.TypeExhausted, fmt.Sprint(row.ID, "/", last.Number), aboutDelivery{e.ID, row.ID, row.TransactionID, last.Number}) != nil {
+			return // the lease runs out, then it is due again
+		}
 	}
 	if _, err := n.updates.Do(bounded, row, errFull); err != nil {
 		n.Log.Warn().Err(err).Msg("delivery row cannot be written, it will be tried again")
@@ -132,7 +134,9 @@ func (n *notifier) disableNow(ctx context.Context, tried store.Endpoint, cause, 
 			if err != nil {
 				return err
 			}
-			n.tell(ctx, e, owed.TypeDisabled, key, aboutEndpoint{e.ID, cause})
+			if err := n.tell(ctx, e, owed.TypeDisabled, key, aboutEndpoint{e.ID, cause}); err != nil {
+				return err
+			}
 		}
 		e.Status = "disabled"
 		switch err := n.Endpoints.ChangeEndpoint(ctx, e); {

@@ -281,7 +281,9 @@ func (w *world) ended(endpoint string, n int, status string) []store.Delivery {
 type fragile struct {
 	store.Deliveries
 	away  atomic.Bool
-	lies  atomic.Bool // says that an insert failed which did not
+	lies  atomic.Bool            // says that an insert failed which did not
+	loses atomic.Pointer[string] // the type whose rows are not inserted
+	lost  atomic.Int64
 	polls atomic.Int64
 }
 
@@ -289,6 +291,10 @@ var errAway = errors.New("the store is away")
 
 func (f *fragile) Insert(ctx context.Context, rows []store.Delivery) ([]bool, error) {
 	if f.away.Load() {
+		return nil, errAway
+	}
+	if kind := f.loses.Load(); kind != nil && rows[0].Type == *kind {
+		f.lost.Add(1)
 		return nil, errAway
 	}
 	added, err := f.Deliveries.Insert(ctx, rows)

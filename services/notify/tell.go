@@ -29,8 +29,8 @@ type aboutDelivery struct {
 }
 
 // tell lets the tenant's other endpoints that ask for it know of something that befell one of them. The same key is the same
-// event, told once. Nothing is told of a telling, or two endpoints that fail would go on for ever about each other.
-func (n *notifier) tell(ctx context.Context, about store.Endpoint, kind, key string, data any) {
+// event, told once; what is not told must not come to pass, so that it is tried again. Nothing is told of a telling, or two endpoints that fail would go on for ever about each other.
+func (n *notifier) tell(ctx context.Context, about store.Endpoint, kind, key string, data any) error {
 	now := n.Clock.Now()
 	body, err := owed.Envelope(kind, txn.At(now), data)
 	if err == nil {
@@ -44,4 +44,5 @@ func (n *notifier) tell(ctx context.Context, about store.Endpoint, kind, key str
 	if err != nil {
 		n.Log.Warn().Err(err).Str("endpoint", about.ID).Str("event", kind).Msg("other endpoints cannot be told")
 	}
+	return err
 }

@@ -62,6 +62,9 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 		ident, in, err := streams.Read[event.Scored](m)
 		var d store.Decide
 		if err == nil {
+			in, err = s.whole(ctx, in)
+		}
+		if err == nil {
 			d, err = s.decide(in)
 		}
 		if err != nil {
@@ -87,6 +90,26 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 		out[i] = s.announce(idents[k], outcomes[k])
 	}
 	return out
+}
+
+// whole gives a burial that could not read its transaction the one that was claimed: the decision takes the place of the claim.
+func (s Stage) whole(ctx context.Context, in event.Scored) (event.Scored, error) {
+	if in.Tx.ID != "" {
+		return in, nil
+	}
+	entry, err := s.Transactions.Get(ctx, store.Key{Tenant: in.Tenant, ID: in.ID})
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return in, nil
+	case err != nil:
+		return in, stage.Unavailable(err)
+	case entry.Decided() || entry.Digest != in.Digest:
+		return in, nil // the arbiter answers
+	}
+	if known, err := entry.Submitted(); err == nil {
+		in.Tx = known.Tx
+	}
+	return in, nil
 }
 
 // decide builds the decided event of a verdict.

@@ -348,6 +348,28 @@ func TestPoisonIsDecidedByReview(t *testing.T) {
 	})
 }
 
+// A step that could not read its message buries it without the transaction, which the claim still has.
+func TestABurialKeepsTheTransactionOfTheClaim(t *testing.T) {
+	each(t, func(t *testing.T, s store.Transactions) {
+		p, _ := arbiter(s)
+		in := scored("a", txn.Review)
+		claim(t, s, claimed(t, in.Submitted))
+		buried := in
+		buried.Verdict, buried.Tx = streams.Fault("score", stage.CauseDecode, txn.RuleSet{}), txn.Sealed{}
+		out := p.Handle(context.Background(), []stage.Message{message(t, buried)})
+		if out[0].Err != nil {
+			t.Fatal(out[0].Err)
+		}
+		d := announced(t, out[0].Outputs)
+		if d.By != event.ByBurial || d.Verdict.Reasons[0].Code != streams.Faulted {
+			t.Errorf("got %+v", d)
+		}
+		if diff := cmp.Diff(in.Submitted, d.Submitted); diff != "" {
+			t.Errorf("not the claim's transaction: %s", diff)
+		}
+	})
+}
+
 // A decision that was written by a run which ended before it could tell is told by the burial.
 func TestABurialAnnouncesTheDecisionThatIsThere(t *testing.T) {
 	each(t, func(t *testing.T, s store.Transactions) {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
 	"crivo/pkg/app"
@@ -63,7 +62,7 @@ func (s Service) run(ctx context.Context, c *Common) error {
 		return err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
+	js, err := app.JetStream(nc)
 	if err != nil {
 		return err
 	}

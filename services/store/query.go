@@ -22,6 +22,7 @@ type Query struct {
 	Disposition string
 	From, To    time.Time // accepted-at, From included, To not
 	Oldest      bool      // oldest first
+	Newest      bool      // also what was written a moment ago: no copy that may lag is asked
 	Limit       int
 	Cursor      string // where the page before ended, for the same order
 }

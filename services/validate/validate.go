@@ -40,15 +40,15 @@ const firstLoad = 2 * time.Second
 
 // Run checks until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
-	s, wait := Open(ctx, cfg)
-	err := streams.Runner(cfg.Shell, streams.Validate, streams.Step(streams.EventValidated, 1, s.Handle), nil).Run(ctx)
-	wait()
-	return err
+	s, closes := Open(ctx, cfg)
+	defer closes()
+	return streams.Runner(cfg.Shell, streams.Validate, streams.Step(streams.EventValidated, 1, s.Handle), nil).Run(ctx)
 }
 
-// Open returns the step's core. The list is read again whenever its file or the stored entries change, until ctx ends; wait
-// returns after that.
-func Open(ctx context.Context, cfg Config) (s Stage, wait func()) {
+// Open returns the step's core. The list is read again whenever its file or the stored entries change, until ctx ends or it is
+// closed.
+func Open(ctx context.Context, cfg Config) (s Stage, closes func()) {
+	ctx, stop := context.WithCancel(ctx)
 	list := newList(cfg.Blocklist, cfg.Lists, cfg.Clock.Now, cfg.Log)
 	list.reload()
 	var watching sync.WaitGroup
@@ -68,7 +68,7 @@ func Open(ctx context.Context, cfg Config) (s Stage, wait func()) {
 		})
 	})
 	<-loaded.Done()
-	return Stage{List: list.current, Keys: cfg.Keys, Now: cfg.Clock.Now}, watching.Wait
+	return Stage{List: list.current, Keys: cfg.Keys, Now: cfg.Clock.Now}, func() { stop(); watching.Wait() }
 }
 
 // Handle checks one transaction. It must be safe to call twice with the same input.

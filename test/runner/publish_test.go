@@ -2,6 +2,7 @@ package runner_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"testing"
@@ -222,4 +223,19 @@ func TestALoneMessagePassesAtOnce(t *testing.T) {
 	if got := len(c.all()); got != 5 {
 		t.Errorf("%d calls", got)
 	}
+}
+
+// A stream without a leader answers nothing: what it never acknowledged does not hold the client's places for ever.
+func TestWhatIsNeverAcknowledgedMakesRoom(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, patient)
+	if _, err := r.nc.Subscribe("silent", func(*nats.Msg) {}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := stage.Publish(ctx, r.js, []stage.Output{{Subject: "silent", ID: "a"}, {Subject: "silent", ID: "b"}}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	wait(t, "room", func() bool { return r.js.PublishAsyncPending() == 0 })
 }

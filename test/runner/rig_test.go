@@ -78,7 +78,7 @@ func dialURL(t testing.TB, url string, extra ...nats.Option) (*nats.Conn, jetstr
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := app.JetStream(nc)
 	if err != nil {
 		t.Fatal(err)
 	}

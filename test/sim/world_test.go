@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
@@ -207,7 +206,7 @@ func (w *world) start(role string) {
 		w.errs = append(w.errs, err.Error())
 		return
 	}
-	js, err := jetstream.New(conn)
+	js, err := app.JetStream(conn)
 	if err != nil {
 		w.errs = append(w.errs, err.Error())
 		return
@@ -225,7 +224,7 @@ func (w *world) start(role string) {
 	w.tracef("%s starts", p.name)
 	w.ended.Go(func() {
 		err := w.run(ctx, p, shell)
-		if ctx.Err() == nil || err != nil && !p.handle.dead.Load() {
+		if !p.handle.dead.Load() && (ctx.Err() == nil || err != nil) {
 			w.fault("%s ended by itself: %v", p.name, err)
 		}
 		w.kill(p.name) // where it was told to end, and did
@@ -279,11 +278,11 @@ func (w *world) serve(ctx context.Context, p *process, s app.Shell) error {
 	case "notify":
 		return notify.Run(ctx, notify.Config{Shell: s, Deliveries: deliveries{w.rows, p.handle}, Endpoints: w.registry, States: w.registry, Keys: w.keys, Audit: w.registry.Record})
 	}
-	core, wait, err := decide.Open(ctx, seen{p.handle}, w.rules, validate.Config{Shell: s, Keys: w.keys}, engine)
+	core, closes, err := decide.Open(ctx, seen{p.handle}, w.rules, validate.Config{Shell: s, Keys: w.keys}, engine)
 	if err != nil {
 		return err
 	}
-	defer wait()
+	defer closes()
 	guard := core.Guard
 	if w.unguarded {
 		guard = nil

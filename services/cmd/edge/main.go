@@ -64,11 +64,11 @@ func (s *settings) run(ctx context.Context, shell app.Shell) error {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	core, wait, err := decide.Open(ctx, client.Features(), rules.NewLive(set), validate.Config{Shell: shell, Blocklist: s.Blocklist, Lists: db.Registry(), Keys: keys}, process.Version)
+	core, closes, err := decide.Open(ctx, client.Features(), rules.NewLive(set), validate.Config{Shell: shell, Blocklist: s.Blocklist, Lists: db.Registry(), Keys: keys}, process.Version)
 	if err != nil {
 		return err
 	}
-	defer wait()
+	defer closes()
 	door, err := net.Listen("tcp", s.HTTP)
 	if err != nil {
 		return fmt.Errorf("API address: %w (--http)", err)

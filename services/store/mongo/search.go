@@ -17,7 +17,7 @@ import (
 // member that has fallen out; to read what one has just written it is no help.
 const staleness = 90 * time.Second
 
-// searched is the collection as searches see it, and nothing else does: on a secondary where there is one.
+// searched is the collection as searches see it, and nothing else does, nor those of what is newest: on a secondary where there is one.
 func searched(db *mongo.Database) *mongo.Collection {
 	return db.Collection(transactions, options.Collection().SetReadPreference(readpref.SecondaryPreferred(readpref.WithMaxStaleness(staleness))))
 }
@@ -40,7 +40,11 @@ func (t *Transactions) Search(ctx context.Context, q store.Query) ([]store.Found
 	if err != nil {
 		return nil, "", err
 	}
-	found, err := find[transaction](ctx, t.searched, filter, q.Limit+1, options.Find().SetSort(sort).SetLimit(int64(q.Limit)+1))
+	from := t.searched
+	if q.Newest {
+		from = t.c
+	}
+	found, err := find[transaction](ctx, from, filter, q.Limit+1, options.Find().SetSort(sort).SetLimit(int64(q.Limit)+1))
 	if err != nil {
 		return nil, "", failed("search", err)
 	}
