@@ -19,6 +19,11 @@ import (
 // rotateAfter is how many events go into one tail file before it is folded into the snapshot.
 const rotateAfter = 250_000
 
+const (
+	mostOwed = 50_000 // events, some 25 MB
+	owedPart = 1000   // of them in one frame
+)
+
 // Features keeps entities' histories in memory, and on disk as a snapshot and the events applied since (the tail). A tail is
 // written before an event counts, so a killed process loses nothing; after a machine's reset, what the tail lacks is read
 // from the stream again (see enrich.Run).
@@ -29,6 +34,8 @@ type Features struct {
 	mu    sync.Mutex
 	state *state
 	tail  *tail
+	owed  []enrich.Event // their write failed: nothing is known until they are written and applied
+	lost  bool           // more than owed failed
 
 	folding sync.WaitGroup
 	foldErr error
@@ -92,15 +99,20 @@ func (f *Features) Position() enrich.Position {
 func (f *Features) Restart(created time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := f.tail.restart(created); err != nil {
+		return fmt.Errorf("features: %w", err)
+	}
 	f.state.Position = enrich.Position{Created: created}
-	return f.tail.restart(created)
+	return nil
 }
 
-// Apply adds each event once and returns the histories of its entities as of its own time.
+// Apply adds each event once and returns the histories of its entities as of its own time. Events that cannot be written are
+// kept for the next call, and what they belong to is not known before.
 func (f *Features) Apply(_ context.Context, events []enrich.Event) ([][]enrich.History, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.tail.append(events); err != nil {
+	if err := f.write(events); err != nil {
+		f.owe(events)
 		return nil, fmt.Errorf("features: %w", err)
 	}
 	out := make([][]enrich.History, len(events))
@@ -113,12 +125,45 @@ func (f *Features) Apply(_ context.Context, events []enrich.Event) ([][]enrich.H
 	return out, nil
 }
 
-// Peek returns what Apply would.
+// errLost ends what Apply does until the next start.
+var errLost = errors.New("too many events could not be written; the next start reads them from the stream")
+
+// write puts events into the tail, after those that are owed.
+func (f *Features) write(events []enrich.Event) error {
+	if f.lost {
+		return errLost
+	}
+	for len(f.owed) > 0 {
+		part := f.owed[:min(owedPart, len(f.owed))]
+		if err := f.tail.append(part); err != nil {
+			return err
+		}
+		for _, e := range part {
+			f.state.apply(e)
+		}
+		f.owed = f.owed[len(part):]
+	}
+	return f.tail.append(events)
+}
+
+// owe keeps events for the next write. When they are too many nothing is applied any more: Position stays before the first
+// that is lacking, for the next start to go on from there.
+func (f *Features) owe(events []enrich.Event) {
+	if f.lost = f.lost || len(f.owed)+len(events) > mostOwed; !f.lost {
+		f.owed = append(f.owed, events...)
+	}
+}
+
+// Peek returns what Apply would; nothing is known while events are lacking.
 func (f *Features) Peek(_ context.Context, events []enrich.Event) ([][]enrich.History, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := make([][]enrich.History, len(events))
 	for i, e := range events {
+		if f.lost || len(f.owed) > 0 {
+			out[i] = make([]enrich.History, len(e.Entities))
+			continue
+		}
 		out[i] = f.state.peek(e)
 	}
 	return out, nil

@@ -21,6 +21,8 @@ import (
 // tail is a file of applied events: frames of length, CRC-32 and JSON. A frame that is torn ends the file.
 type tail struct {
 	file   *os.File
+	size   int64 // of the whole frames
+	torn   bool  // there may be a part of one after them
 	events int
 }
 
@@ -31,13 +33,22 @@ type frame struct {
 }
 
 func (t *tail) append(events []enrich.Event) error {
-	t.events += len(events)
-	return t.write(frame{Events: events})
+	err := t.write(frame{Events: events})
+	if err == nil {
+		t.events += len(events)
+	}
+	return err
 }
 
 func (t *tail) restart(created time.Time) error { return t.write(frame{Created: &created}) }
 
+// write appends a frame. What a write that failed has left is cut off first: nothing is read beyond a torn frame.
 func (t *tail) write(f frame) error {
+	if t.torn {
+		if err := t.file.Truncate(t.size); err != nil {
+			return err
+		}
+	}
 	body, err := json.Marshal(f)
 	if err != nil {
 		return err
@@ -45,7 +56,10 @@ func (t *tail) write(f frame) error {
 	out := make([]byte, 8, 8+len(body))
 	binary.LittleEndian.PutUint32(out, uint32(len(body)))
 	binary.LittleEndian.PutUint32(out[4:], crc32.ChecksumIEEE(body))
-	_, err = t.file.Write(append(out, body...))
+	n, err := t.file.Write(append(out, body...))
+	if t.torn = err != nil; !t.torn {
+		t.size += int64(n)
+	}
 	return err
 }
 
