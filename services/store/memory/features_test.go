@@ -2,6 +2,7 @@ package memory_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -63,28 +64,39 @@ func apply(t testing.TB, f *memory.Features, events []enrich.Event) enrich.Histo
 }
 
 func TestATornTailLosesOnlyItsEnd(t *testing.T) {
-	dir := t.TempDir()
-	f, err := memory.OpenFeatures(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	for i := range 3 {
-		apply(t, f, one(fmt.Sprint("t/", i), now))
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	tails, _ := filepath.Glob(dir + "/tail-*")
-	info, err := os.Stat(tails[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(tails[0], info.Size()-5); err != nil {
-		t.Fatal(err)
-	}
-	if got := apply(t, suddenly(t, dir), one("t/9", now)); got.Counts[0] != 3 {
-		t.Errorf("%d events, want the two whole ones and the new one", got.Counts[0])
+	for name, tc := range map[string]struct {
+		tear func(path string, size int64) error
+		want int64 // of three events and a new one
+	}{
+		"cut":                {func(path string, size int64) error { return os.Truncate(path, size-5) }, 3},
+		"zeros after it":     {func(path string, size int64) error { return os.Truncate(path, size+4096) }, 4},
+		"a few zeros":        {func(path string, size int64) error { return os.Truncate(path, size+3) }, 4},
+		"zeros for its half": {func(path string, size int64) error { return errors.Join(os.Truncate(path, size-5), os.Truncate(path, size+100)) }, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, now := t.TempDir(), time.Now()
+			f, err := memory.OpenFeatures(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				apply(t, f, one(fmt.Sprint("t/", i), now))
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			tails, _ := filepath.Glob(dir + "/tail-*")
+			info, err := os.Stat(tails[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tc.tear(tails[0], info.Size()); err != nil {
+				t.Fatal(err)
+			}
+			if got := apply(t, suddenly(t, dir), one("t/9", now)); got.Counts[0] != tc.want {
+				t.Errorf("%d events, want %d", got.Counts[0], tc.want)
+			}
+		})
 	}
 }
 

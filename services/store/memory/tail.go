@@ -119,7 +119,11 @@ func (s *state) replay(path string) error {
 		if _, err := io.ReadFull(in, head); err != nil {
 			return nil
 		}
-		body := make([]byte, min(binary.LittleEndian.Uint32(head), 64<<20))
+		length := binary.LittleEndian.Uint32(head)
+		if length == 0 {
+			return nil // zeros, as a machine's reset may leave them
+		}
+		body := make([]byte, min(length, 64<<20))
 		if _, err := io.ReadFull(in, body); err != nil || crc32.ChecksumIEEE(body) != binary.LittleEndian.Uint32(head[4:]) {
 			return nil
 		}
