@@ -34,6 +34,7 @@ type Features struct {
 	mu    sync.Mutex
 	state *state
 	tail  *tail
+	whole bool           // caught up with the stream
 	owed  []enrich.Event // their write failed: nothing is known until they are written and applied
 	lost  bool           // more than owed failed
 
@@ -106,6 +107,13 @@ func (f *Features) Restart(created time.Time) error {
 	return nil
 }
 
+// Whole says that the stream's events up to here are all applied; before, Peek knows nothing.
+func (f *Features) Whole() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.whole = true
+}
+
 // Apply adds each event once and returns the histories of its entities as of its own time. Events that cannot be written are
 // kept for the next call, and what they belong to is not known before.
 func (f *Features) Apply(_ context.Context, events []enrich.Event) ([][]enrich.History, error) {
@@ -147,20 +155,23 @@ func (f *Features) write(events []enrich.Event) error {
 }
 
 // owe keeps events for the next write. When they are too many nothing is applied any more: Position stays before the first
-// that is lacking, for the next start to go on from there.
+// that is lacking, for the next start to go on from there. Who catches up comes with them again.
 func (f *Features) owe(events []enrich.Event) {
+	if !f.whole {
+		return
+	}
 	if f.lost = f.lost || len(f.owed)+len(events) > mostOwed; !f.lost {
 		f.owed = append(f.owed, events...)
 	}
 }
 
-// Peek returns what Apply would; nothing is known while events are lacking.
+// Peek returns what Apply would; nothing is known while events may be lacking.
 func (f *Features) Peek(_ context.Context, events []enrich.Event) ([][]enrich.History, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := make([][]enrich.History, len(events))
 	for i, e := range events {
-		if f.lost || len(f.owed) > 0 {
+		if !f.whole || f.lost || len(f.owed) > 0 {
 			out[i] = make([]enrich.History, len(e.Entities))
 			continue
 		}

@@ -46,6 +46,7 @@ func TestFeatures(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = f.Close() })
+		f.Whole()
 		return f
 	}, func(_ *testing.T, f enrich.Features) enrich.Features { return f })
 }
@@ -68,10 +69,12 @@ func TestATornTailLosesOnlyItsEnd(t *testing.T) {
 		tear func(path string, size int64) error
 		want int64 // of three events and a new one
 	}{
-		"cut":                {func(path string, size int64) error { return os.Truncate(path, size-5) }, 3},
-		"zeros after it":     {func(path string, size int64) error { return os.Truncate(path, size+4096) }, 4},
-		"a few zeros":        {func(path string, size int64) error { return os.Truncate(path, size+3) }, 4},
-		"zeros for its half": {func(path string, size int64) error { return errors.Join(os.Truncate(path, size-5), os.Truncate(path, size+100)) }, 3},
+		"cut":            {func(path string, size int64) error { return os.Truncate(path, size-5) }, 3},
+		"zeros after it": {func(path string, size int64) error { return os.Truncate(path, size+4096) }, 4},
+		"a few zeros":    {func(path string, size int64) error { return os.Truncate(path, size+3) }, 4},
+		"zeros for its half": {func(path string, size int64) error {
+			return errors.Join(os.Truncate(path, size-5), os.Truncate(path, size+100))
+		}, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, now := t.TempDir(), time.Now()

@@ -72,6 +72,7 @@ func TestWhatCouldNotBeWrittenIsUnknownUntilItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	f.Whole()
 	apply(t, f, numbered(1, now))
 	free := full(t, dir)
 	refused(t, f, numbered(2, now))
@@ -102,6 +103,7 @@ func TestTooMuchThatCouldNotBeWrittenIsLeftToTheNextStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	f.Whole()
 	apply(t, f, numbered(1, now))
 	free := full(t, dir)
 	var many []enrich.Event
@@ -116,5 +118,30 @@ func TestTooMuchThatCouldNotBeWrittenIsLeftToTheNextStart(t *testing.T) {
 	}
 	if at := suddenly(t, dir).Position(); at.Sequence != 1 {
 		t.Errorf("a start goes on after %d", at.Sequence)
+	}
+}
+
+func TestWhoCatchesUpComesAgainWithWhatCouldNotBeWritten(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	f, err := memory.OpenFeatures(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	apply(t, f, numbered(1, now))
+	if got := peek(t, f, numbered(2, now)); got.Known {
+		t.Errorf("%+v is known before all is there", got)
+	}
+	free := full(t, dir)
+	var many []enrich.Event
+	for n := range 50_001 {
+		many = append(many, numbered(n+2, now)...)
+	}
+	refused(t, f, many)
+	free()
+	apply(t, f, many)
+	f.Whole()
+	if got := peek(t, f, numbered(2, now)); !got.Known || got.Counts[0] != 50_002 {
+		t.Errorf("got %+v", got)
 	}
 }
