@@ -16,10 +16,10 @@ import (
 	"crivo/services/enrich"
 )
 
-// rotateAfter is how many events go into one tail file before it is folded into the snapshot.
-const rotateAfter = 250_000
-
 const (
+	rotateAfter = 250_000 // events in tails, before they are folded into the snapshot
+	mostTails   = 64      // files, the same
+
 	mostOwed = 50_000 // events, some 25 MB
 	owedPart = 1000   // of them in one frame
 )
@@ -28,8 +28,9 @@ const (
 // written before an event counts, so a killed process loses nothing; after a machine's reset, what the tail lacks is read
 // from the stream again (see enrich.Run).
 type Features struct {
-	dir  string
-	lock *os.File
+	dir   string
+	limit int // events in tails
+	lock  *os.File
 
 	mu    sync.Mutex
 	state *state
@@ -39,7 +40,8 @@ type Features struct {
 	lost  bool           // more than owed failed
 
 	folding sync.WaitGroup
-	foldErr error
+	folds   bool  // now
+	foldErr error // of the last time
 }
 
 // state is everything that applied events came to.
@@ -69,7 +71,9 @@ func newState() *state {
 }
 
 // OpenFeatures reads what dir holds; one process at a time.
-func OpenFeatures(dir string) (*Features, error) {
+func OpenFeatures(dir string) (*Features, error) { return open(dir, rotateAfter) }
+
+func open(dir string, limit int) (*Features, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("features: %w", err)
 	}
@@ -81,11 +85,14 @@ func OpenFeatures(dir string) (*Features, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("features: another process has %s; features in memory allow one enrich only", dir)
 	}
-	f := &Features{dir: dir, lock: lock}
-	if f.state, f.tail, err = load(dir); err != nil {
+	f := &Features{dir: dir, limit: limit, lock: lock}
+	if f.state, f.tail, err = load(dir, limit/mostTails); err != nil {
 		_ = lock.Close()
 		return nil, fmt.Errorf("features: %w", err)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rotate()
 	return f, nil
 }
 
@@ -127,9 +134,7 @@ func (f *Features) Apply(_ context.Context, events []enrich.Event) ([][]enrich.H
 	for i, e := range events {
 		out[i] = f.state.apply(e)
 	}
-	if f.tail.events >= rotateAfter {
-		f.rotate()
-	}
+	f.rotate()
 	return out, nil
 }
 
