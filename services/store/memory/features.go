@@ -156,6 +156,7 @@ func (f *Features) write(events []enrich.Event) error {
 		}
 		f.owed = f.owed[len(part):]
 	}
+	f.owed = nil
 	return f.tail.append(events)
 }
 
@@ -165,9 +166,11 @@ func (f *Features) owe(events []enrich.Event) {
 	if !f.whole {
 		return
 	}
-	if f.lost = f.lost || len(f.owed)+len(events) > mostOwed; !f.lost {
-		f.owed = append(f.owed, events...)
+	if f.lost = f.lost || len(f.owed)+len(events) > mostOwed; f.lost {
+		f.owed = nil
+		return
 	}
+	f.owed = append(f.owed, events...)
 }
 
 // Peek returns what Apply would; nothing is known while events may be lacking.
