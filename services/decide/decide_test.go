@@ -53,6 +53,7 @@ func newRig(t testing.TB, features enrich.Reader) rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = mem.Close() })
+	mem.Whole()
 	if features == nil {
 		features = mem
 	}

@@ -21,6 +21,9 @@ type Position struct {
 type Local interface {
 	Position() Position
 	Restart(created time.Time) error
+	// Whole is called once the store lacks nothing of the stream that was applied before. Until then whoever only reads it is
+	// told that nothing is known.
+	Whole()
 }
 
 // catchUp applies what the stream's consumer has acknowledged and the store lacks. In normal operation that is nothing: the
@@ -50,13 +53,16 @@ func ready(ctx context.Context, cfg Config) error {
 	if !ok {
 		return nil
 	}
+	cfg.Health.Set("features", "catching up")
+	defer cfg.Health.Set("features", "")
 	for said := false; ; said = true {
 		err := catchUp(ctx, cfg, local)
+		if err == nil {
+			local.Whole()
+		}
 		if err == nil || ctx.Err() != nil {
-			cfg.Health.Set("features", "")
 			return ctx.Err()
 		}
-		cfg.Health.Set("features", "catching up")
 		if !said && !missing(err) {
 			cfg.Log.Warn().Err(fmt.Errorf("catch up: %w", err)).Msg("waiting for the stream")
 		}

@@ -92,6 +92,24 @@ func (f flow) acknowledge(t *testing.T, n int) {
 	}
 }
 
+// enriched waits for the first event that enrich publishes.
+func (f flow) enriched(t *testing.T) *jetstream.RawStreamMsg {
+	t.Helper()
+	s, err := f.JS.Stream(f.ctx, streams.Enriched)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(within); ; {
+		m, err := s.GetMsg(f.ctx, 1)
+		if err == nil {
+			return m
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
 func (f flow) created(t *testing.T) time.Time {
 	t.Helper()
 	s, err := f.JS.Stream(f.ctx, streams.Submitted)
@@ -213,20 +231,7 @@ func TestRunRebuildsThenEnriches(t *testing.T) {
 	go func() {
 		done <- enrich.Run(ctx, enrich.Config{Shell: f.Shell, Features: c, RuleSet: func() txn.RuleSet { return pinned }})
 	}()
-	s, err := f.JS.Stream(f.ctx, streams.Enriched)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var m *jetstream.RawStreamMsg
-	for deadline := time.Now().Add(within); ; {
-		if m, err = s.GetMsg(f.ctx, 1); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
-	e, err := event.Decode[event.Enriched](m.Data)
+	e, err := event.Decode[event.Enriched](f.enriched(t).Data)
 	if err != nil || e.ID != "id-2" || e.Features["payer.count_5m"] != (event.Value{Known: true, Number: 3}) {
 		t.Errorf("got %+v, %v", e, err)
 	}
@@ -236,5 +241,75 @@ func TestRunRebuildsThenEnriches(t *testing.T) {
 	}
 	if reasons := f.Health.Reasons(); len(reasons) > 0 {
 		t.Errorf("not ready: %v", reasons)
+	}
+}
+
+// rebuilt is a store that tells, at every call, what a reader beside it knows and what the health says.
+type rebuilt struct {
+	*counting
+	health *app.Health
+	known  []bool
+	said   []string
+}
+
+func (r *rebuilt) Apply(ctx context.Context, events []enrich.Event) ([][]enrich.History, error) {
+	got, err := r.Peek(ctx, events[:1])
+	if err != nil {
+		return nil, err
+	}
+	r.known, r.said = append(r.known, got[0][0].Known), append(r.said, r.health.Reasons()["features"])
+	return r.counting.Apply(ctx, events)
+}
+
+func TestNobodyKnowsAStoreThatIsBeingRebuilt(t *testing.T) {
+	f := start(t)
+	f.publish(t, payments(0, 130)...)
+	f.acknowledge(t, 129)
+	ctx, stop := context.WithCancel(f.ctx)
+	r := &rebuilt{counting: store(t, t.TempDir()), health: f.Health}
+	done := make(chan error, 1)
+	go func() {
+		done <- enrich.Run(ctx, enrich.Config{Shell: f.Shell, Features: r, RuleSet: func() txn.RuleSet { return pinned }})
+	}()
+	f.enriched(t)
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	for i, known := range r.known {
+		if known != (r.said[i] == "") {
+			t.Errorf("call %d of %d: known %v, health says %q", i+1, len(r.known), known, r.said[i])
+		}
+	}
+	if n := len(r.said); n < 2 || r.said[0] != "catching up" || r.said[n-1] != "" {
+		t.Errorf("health said %q", r.said)
+	}
+}
+
+func TestAStoreOfAnEmptyStreamIsWholeAtOnce(t *testing.T) {
+	f := start(t)
+	c := store(t, t.TempDir())
+	ctx, stop := context.WithCancel(f.ctx)
+	done := make(chan error, 1)
+	go func() {
+		done <- enrich.Run(ctx, enrich.Config{Shell: f.Shell, Features: c, RuleSet: func() txn.RuleSet { return pinned }})
+	}()
+	first := enrich.EventOf(submitted("first", 0), 0)
+	for {
+		got, err := c.Peek(f.ctx, []enrich.Event{first})
+		if err != nil || f.ctx.Err() != nil {
+			t.Fatal(err, f.ctx.Err())
+		}
+		if h := got[0][0]; h.Known {
+			if h.Counts[0] != 1 {
+				t.Errorf("got %+v", h)
+			}
+			break
+		}
+		_ = stage.Sleep(f.ctx, time.Millisecond)
+	}
+	stop()
+	if err := <-done; err != nil || c.calls != 0 {
+		t.Error(c.calls, err)
 	}
 }

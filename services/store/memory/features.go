@@ -16,22 +16,32 @@ import (
 	"crivo/services/enrich"
 )
 
-// rotateAfter is how many events go into one tail file before it is folded into the snapshot.
-const rotateAfter = 250_000
+const (
+	rotateAfter = 250_000 // events in tails, before they are folded into the snapshot
+	mostTails   = 64      // files, the same
+
+	mostOwed = 50_000 // events, some 25 MB
+	owedPart = 1000   // of them in one frame
+)
 
 // Features keeps entities' histories in memory, and on disk as a snapshot and the events applied since (the tail). A tail is
 // written before an event counts, so a killed process loses nothing; after a machine's reset, what the tail lacks is read
 // from the stream again (see enrich.Run).
 type Features struct {
-	dir  string
-	lock *os.File
+	dir   string
+	limit int // events in tails
+	lock  *os.File
 
 	mu    sync.Mutex
 	state *state
 	tail  *tail
+	whole bool           // caught up with the stream
+	owed  []enrich.Event // their write failed: nothing is known until they are written and applied
+	lost  bool           // more than owed failed
 
 	folding sync.WaitGroup
-	foldErr error
+	folds   bool  // now
+	foldErr error // of the last time
 }
 
 // state is everything that applied events came to.
@@ -61,7 +71,9 @@ func newState() *state {
 }
 
 // OpenFeatures reads what dir holds; one process at a time.
-func OpenFeatures(dir string) (*Features, error) {
+func OpenFeatures(dir string) (*Features, error) { return open(dir, rotateAfter) }
+
+func open(dir string, limit int) (*Features, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("features: %w", err)
 	}
@@ -73,11 +85,14 @@ func OpenFeatures(dir string) (*Features, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("features: another process has %s; features in memory allow one enrich only", dir)
 	}
-	f := &Features{dir: dir, lock: lock}
-	if f.state, f.tail, err = load(dir); err != nil {
+	f := &Features{dir: dir, limit: limit, lock: lock}
+	if f.state, f.tail, err = load(dir, limit/mostTails); err != nil {
 		_ = lock.Close()
 		return nil, fmt.Errorf("features: %w", err)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rotate()
 	return f, nil
 }
 
@@ -92,33 +107,82 @@ func (f *Features) Position() enrich.Position {
 func (f *Features) Restart(created time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := f.tail.restart(created); err != nil {
+		return fmt.Errorf("features: %w", err)
+	}
 	f.state.Position = enrich.Position{Created: created}
-	return f.tail.restart(created)
+	return nil
 }
 
-// Apply adds each event once and returns the histories of its entities as of its own time.
+// Whole says that the stream's events up to here are all applied; before, Peek knows nothing.
+func (f *Features) Whole() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.whole = true
+}
+
+// Apply adds each event once and returns the histories of its entities as of its own time. Events that cannot be written are
+// kept for the next call, and what they belong to is not known before.
 func (f *Features) Apply(_ context.Context, events []enrich.Event) ([][]enrich.History, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.tail.append(events); err != nil {
+	if err := f.write(events); err != nil {
+		f.owe(events)
 		return nil, fmt.Errorf("features: %w", err)
 	}
 	out := make([][]enrich.History, len(events))
 	for i, e := range events {
 		out[i] = f.state.apply(e)
 	}
-	if f.tail.events >= rotateAfter {
-		f.rotate()
-	}
+	f.rotate()
 	return out, nil
 }
 
-// Peek returns what Apply would.
+// errLost ends what Apply does until the next start.
+var errLost = errors.New("too many events could not be written; the next start reads them from the stream")
+
+// write puts events into the tail, after those that are owed.
+func (f *Features) write(events []enrich.Event) error {
+	if f.lost {
+		return errLost
+	}
+	for len(f.owed) > 0 {
+		part := f.owed[:min(owedPart, len(f.owed))]
+		if err := f.tail.append(part); err != nil {
+			return err
+		}
+		for _, e := range part {
+			f.state.apply(e)
+		}
+		f.owed = f.owed[len(part):]
+	}
+	f.owed = nil
+	return f.tail.append(events)
+}
+
+// owe keeps events for the next write. When they are too many nothing is applied any more: Position stays before the first
+// that is lacking, for the next start to go on from there. Who catches up comes with them again.
+func (f *Features) owe(events []enrich.Event) {
+	if !f.whole {
+		return
+	}
+	if f.lost = f.lost || len(f.owed)+len(events) > mostOwed; f.lost {
+		f.owed = nil
+		return
+	}
+	f.owed = append(f.owed, events...)
+}
+
+// Peek returns what Apply would; nothing is known while events may be lacking.
 func (f *Features) Peek(_ context.Context, events []enrich.Event) ([][]enrich.History, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := make([][]enrich.History, len(events))
 	for i, e := range events {
+		if !f.whole || f.lost || len(f.owed) > 0 {
+			out[i] = make([]enrich.History, len(e.Entities))
+			continue
+		}
 		out[i] = f.state.peek(e)
 	}
 	return out, nil

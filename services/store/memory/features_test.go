@@ -2,9 +2,12 @@ package memory_test
 
 import (
 	"context"
+	"encoding/gob"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,6 +48,7 @@ func TestFeatures(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = f.Close() })
+		f.Whole()
 		return f
 	}, func(_ *testing.T, f enrich.Features) enrich.Features { return f })
 }
@@ -63,40 +67,53 @@ func apply(t testing.TB, f *memory.Features, events []enrich.Event) enrich.Histo
 }
 
 func TestATornTailLosesOnlyItsEnd(t *testing.T) {
-	dir := t.TempDir()
-	f, err := memory.OpenFeatures(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	for i := range 3 {
-		apply(t, f, one(fmt.Sprint("t/", i), now))
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	tails, _ := filepath.Glob(dir + "/tail-*")
-	info, err := os.Stat(tails[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(tails[0], info.Size()-5); err != nil {
-		t.Fatal(err)
-	}
-	if got := apply(t, suddenly(t, dir), one("t/9", now)); got.Counts[0] != 3 {
-		t.Errorf("%d events, want the two whole ones and the new one", got.Counts[0])
+	for name, tc := range map[string]struct {
+		tear func(path string, size int64) error
+		want int64 // of three events and a new one
+	}{
+		"cut":            {func(path string, size int64) error { return os.Truncate(path, size-5) }, 3},
+		"zeros after it": {func(path string, size int64) error { return os.Truncate(path, size+4096) }, 4},
+		"a few zeros":    {func(path string, size int64) error { return os.Truncate(path, size+3) }, 4},
+		"zeros for its half": {func(path string, size int64) error {
+			return errors.Join(os.Truncate(path, size-5), os.Truncate(path, size+100))
+		}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, now := t.TempDir(), time.Now()
+			f, err := memory.OpenFeatures(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				apply(t, f, one(fmt.Sprint("t/", i), now))
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			tails, _ := filepath.Glob(dir + "/tail-*")
+			info, err := os.Stat(tails[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tc.tear(tails[0], info.Size()); err != nil {
+				t.Fatal(err)
+			}
+			if got := apply(t, suddenly(t, dir), one("t/9", now)); got.Counts[0] != tc.want {
+				t.Errorf("%d events, want %d", got.Counts[0], tc.want)
+			}
+		})
 	}
 }
 
 func TestAFullTailBecomesASnapshot(t *testing.T) {
 	dir := t.TempDir()
-	f, err := memory.OpenFeatures(dir)
+	f, err := memory.Open(dir, 25_000)
 	if err != nil {
 		t.Fatal(err)
 	}
 	now := time.Now()
 	batch := make([]enrich.Event, 1000)
-	for i := range 300 {
+	for i := range 30 {
 		for j := range batch {
 			batch[j] = one(fmt.Sprintf("t/%d-%d", i, j), now)[0]
 		}
@@ -108,8 +125,126 @@ func TestAFullTailBecomesASnapshot(t *testing.T) {
 	if _, err := os.Stat(dir + "/snapshot"); err != nil {
 		t.Fatal(err)
 	}
-	if got := apply(t, suddenly(t, dir), one("t/last", now)); got.Counts[0] != 300_001 || got.Sums[3] != 30_000_100 {
+	if got := apply(t, suddenly(t, dir), one("t/last", now)); got.Counts[0] != 30_001 || got.Sums[3] != 3_000_100 {
 		t.Errorf("got %+v", got)
+	}
+}
+
+func tails(t *testing.T, dir string) int {
+	t.Helper()
+	names, err := filepath.Glob(dir + "/tail-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(names)
+}
+
+func TestNothingWaitsForAFold(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	f, err := memory.Open(dir, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe := dir + "/snapshot" // who opens it to read waits for a writer
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	applied := make(chan error, 1)
+	go func() {
+		for i := range 50 {
+			if _, err := f.Apply(context.Background(), one(fmt.Sprint("t/", i), now)); err != nil {
+				applied <- err
+				return
+			}
+		}
+		applied <- nil
+	}()
+	var waited bool
+	select {
+	case err := <-applied:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(30 * time.Second):
+		waited = true
+	}
+	if n := tails(t, dir); waited || n != 2 {
+		t.Errorf("%d tails beside a fold; waited for it: %v", n, waited)
+	}
+	writer, err := os.OpenFile(pipe, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(gob.NewEncoder(writer).Encode(struct{ Newest int64 }{1}), writer.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if waited {
+		t.FailNow()
+	}
+	for tails(t, dir) != 1 { // the next fold comes when that one is done
+		if time.Since(now) > time.Minute {
+			t.Fatalf("%d tails", tails(t, dir))
+		}
+		apply(t, f, one("t/0", now))
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := apply(t, suddenly(t, dir), one("t/last", now)); got.Counts[0] != 51 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestManyStartsLeaveFewFiles(t *testing.T) {
+	dir, now, most := t.TempDir(), time.Now(), 0
+	for start := range 20 {
+		f, err := memory.Open(dir, 12)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			apply(t, f, one(fmt.Sprint("t/", start, "-", i), now))
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, tails(t, dir))
+	}
+	if most > 5 {
+		t.Errorf("%d files of three events each, where twelve events are folded", most)
+	}
+	if got := apply(t, suddenly(t, dir), one("t/last", now)); got.Counts[0] != 61 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestStartsWithoutEventsLeaveFewFiles(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 100 {
+		if err := os.WriteFile(fmt.Sprintf("%s/tail-%010d", dir, i+1), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := memory.OpenFeatures(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := tails(t, dir); n != 1 {
+		t.Errorf("%d files", n)
+	}
+}
+
+func TestATailThatCannotBeReadIsNotTakenForATornOne(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(dir+"/tail-0000000001", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := memory.OpenFeatures(dir); err == nil {
+		_ = f.Close()
+		t.Error("opened without it")
 	}
 }
 

@@ -21,7 +21,9 @@ import (
 // tail is a file of applied events: frames of length, CRC-32 and JSON. A frame that is torn ends the file.
 type tail struct {
 	file   *os.File
-	events int
+	size   int64 // of the whole frames
+	torn   bool  // there may be a part of one after them
+	events int   // in it, and in those before it that are not being folded
 }
 
 // frame is what one frame holds: a batch, or the news that the stream is another one.
@@ -31,13 +33,22 @@ type frame struct {
 }
 
 func (t *tail) append(events []enrich.Event) error {
-	t.events += len(events)
-	return t.write(frame{Events: events})
+	err := t.write(frame{Events: events})
+	if err == nil {
+		t.events += len(events)
+	}
+	return err
 }
 
 func (t *tail) restart(created time.Time) error { return t.write(frame{Created: &created}) }
 
+// write appends a frame. What a write that failed has left is cut off first: nothing is read beyond a torn frame.
 func (t *tail) write(f frame) error {
+	if t.torn {
+		if err := t.file.Truncate(t.size); err != nil {
+			return err
+		}
+	}
 	body, err := json.Marshal(f)
 	if err != nil {
 		return err
@@ -45,14 +56,18 @@ func (t *tail) write(f frame) error {
 	out := make([]byte, 8, 8+len(body))
 	binary.LittleEndian.PutUint32(out, uint32(len(body)))
 	binary.LittleEndian.PutUint32(out[4:], crc32.ChecksumIEEE(body))
-	_, err = t.file.Write(append(out, body...))
+	n, err := t.file.Write(append(out, body...))
+	if t.torn = err != nil; !t.torn {
+		t.size += int64(n)
+	}
 	return err
 }
 
 func (t *tail) close() error { return errors.Join(t.file.Sync(), t.file.Close()) }
 
-// load reads the snapshot and all tails after it, and opens a new tail.
-func load(dir string) (*state, *tail, error) {
+// load reads the snapshot and all tails after it, and opens a new tail that counts on from theirs. Each counts for some events
+// at least, so that many starts leave few files.
+func load(dir string, least int) (*state, *tail, error) {
 	s, err := readSnapshot(filepath.Join(dir, "snapshot"))
 	if err != nil {
 		return nil, nil, err
@@ -61,12 +76,15 @@ func load(dir string) (*state, *tail, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	events := 0
 	for _, path := range tails {
-		if err := s.replay(path); err != nil {
+		n, err := s.replay(path)
+		if err != nil {
 			return nil, nil, err
 		}
+		events += max(n, least)
 	}
-	t, err := newTail(dir, tails)
+	t, err := newTail(dir, tails, events)
 	return s, t, err
 }
 
@@ -77,7 +95,7 @@ func tailsOf(dir string) ([]string, error) {
 }
 
 // newTail makes the file after the last one; numbers have a fixed width, so names sort by age.
-func newTail(dir string, tails []string) (*tail, error) {
+func newTail(dir string, tails []string, events int) (*tail, error) {
 	number := 1
 	if n := len(tails); n > 0 {
 		if _, err := fmt.Sscanf(filepath.Base(tails[n-1]), "tail-%d", &number); err != nil {
@@ -89,29 +107,25 @@ func newTail(dir string, tails []string) (*tail, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tail{file: f}, nil
+	return &tail{file: f, events: events}, nil
 }
 
-// replay applies a tail; what is torn at its end was never acknowledged to anybody.
-func (s *state) replay(path string) error {
+// replay applies a tail and tells how many events it held; what is torn at its end was never acknowledged to anybody.
+func (s *state) replay(path string) (events int, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer f.Close()
 	in := bufio.NewReaderSize(f, 1<<20)
-	head := make([]byte, 8)
 	for {
-		if _, err := io.ReadFull(in, head); err != nil {
-			return nil
-		}
-		body := make([]byte, min(binary.LittleEndian.Uint32(head), 64<<20))
-		if _, err := io.ReadFull(in, body); err != nil || crc32.ChecksumIEEE(body) != binary.LittleEndian.Uint32(head[4:]) {
-			return nil
+		body, err := readFrame(in)
+		if err != nil || len(body) == 0 {
+			return events, err
 		}
 		var fr frame
 		if err := json.Unmarshal(body, &fr); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+			return events, fmt.Errorf("%s: %w", path, err)
 		}
 		if fr.Created != nil {
 			s.Position = enrich.Position{Created: *fr.Created}
@@ -119,31 +133,62 @@ func (s *state) replay(path string) error {
 		for _, e := range fr.Events {
 			s.apply(e)
 		}
+		events += len(fr.Events)
 	}
 }
 
-// rotate starts a new tail and folds the full ones into the snapshot beside the running work: from the files, not from the
-// live state, so that nothing waits.
+// readFrame returns nothing at the end and at a torn frame. Zeros, which a machine's reset may leave, are one.
+func readFrame(in io.Reader) ([]byte, error) {
+	head := make([]byte, 8)
+	if _, err := io.ReadFull(in, head); err != nil {
+		return nil, unlessEnd(err)
+	}
+	body := make([]byte, min(binary.LittleEndian.Uint32(head), 64<<20))
+	if _, err := io.ReadFull(in, body); err != nil {
+		return nil, unlessEnd(err)
+	}
+	if crc32.ChecksumIEEE(body) != binary.LittleEndian.Uint32(head[4:]) {
+		return nil, nil
+	}
+	return body, nil
+}
+
+// unlessEnd leaves of an error what is none of the file's end: a disk that cannot be read is no torn tail.
+func unlessEnd(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return err
+}
+
+// rotate starts a new tail when there is enough in the old ones, and folds these into the snapshot beside the running work: from
+// the files, not from the live state, so that nothing waits. One at a time: while it runs the tail goes on.
 func (f *Features) rotate() {
+	if f.folds || f.tail.events < f.limit {
+		return
+	}
 	tails, err := tailsOf(f.dir)
 	if err != nil {
 		return
 	}
-	next, err := newTail(f.dir, tails)
+	next, err := newTail(f.dir, tails, 0)
 	if err != nil {
 		return // the full tail goes on; the next batch tries again
 	}
-	_ = f.tail.close()
-	f.tail = next
-	f.folding.Wait()
+	full := f.tail
+	f.tail, f.folds = next, true
 	f.folding.Go(func() {
-		if err := fold(f.dir, tails); err != nil {
-			f.foldErr = err
+		err := full.close()
+		if err == nil {
+			err = fold(f.dir, tails)
 		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.folds, f.foldErr = false, err
 	})
 }
 
-// fold writes a snapshot of the old one and tails, then removes them.
+// fold writes a snapshot of the old one and tails, then removes them: not before the disk has it under its name.
 func fold(dir string, tails []string) error {
 	path := filepath.Join(dir, "snapshot")
 	s, err := readSnapshot(path)
@@ -151,7 +196,7 @@ func fold(dir string, tails []string) error {
 		return err
 	}
 	for _, t := range tails {
-		if err := s.replay(t); err != nil {
+		if _, err := s.replay(t); err != nil {
 			return err
 		}
 	}
@@ -190,5 +235,12 @@ func writeSnapshot(path string, s *state) error {
 	if err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
