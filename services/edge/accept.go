@@ -288,10 +288,18 @@ func (e *edge) await(ctx context.Context, a acceptance, wait time.Duration) []by
 			return a.flight.event
 		case <-ctx.Done():
 			timer.Stop()
-			return nil
+			select {
+			case <-done: // both at once
+				return a.flight.event
+			default:
+				return nil
+			}
 		case <-timer.C:
 		}
-		if entry, err := e.Transactions.Get(ctx, a.key); err == nil && entry.Decided() {
+		look, cancel := context.WithTimeout(ctx, claimTime) // a read that hangs hears of no decision
+		entry, err := e.Transactions.Get(look, a.key)
+		cancel()
+		if err == nil && entry.Decided() {
 			return entry.Event
 		}
 	}

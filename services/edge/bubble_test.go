@@ -232,6 +232,30 @@ func TestE16AWaiterHearsAtOnce(t *testing.T) {
 	})
 }
 
+// A store whose reads hang keeps nobody from a decision's message, neither while there is time nor at its end. It is read at
+// 50, 375 and 800 ms, each time for 225 ms.
+func TestE16AWaiterHearsWhileTheStoreHangs(t *testing.T) {
+	inBubble(t, false, func(b *bubble) {
+		b.store.breaks("get", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		for decided, heard := range map[time.Duration]time.Duration{100 * time.Millisecond: 275 * time.Millisecond, 900 * time.Millisecond: time.Second} {
+			for range 10 {
+				id := fmt.Sprint("x", time.Now().UnixMilli())
+				go func() {
+					time.Sleep(decided)
+					entry, _ := b.memory.Get(context.Background(), key(id))
+					data, _ := event.Encode(decidedEvent(entry.Claim))
+					b.served.Heard(key(id), data)
+				}()
+				a, d := b.post(id, "Prefer", "wait=1")
+				if a.status != http.StatusOK || a.member("decision") != "approve" {
+					t.Errorf("decided after %s: got %d %s", decided, a.status, a.body)
+				}
+				took(t, d, heard)
+			}
+		}
+	})
+}
+
 func TestE16AClientThatLeavesFreesItsWaiter(t *testing.T) {
 	inBubble(t, false, func(b *bubble) {
 		gets := 0
