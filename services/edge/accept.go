@@ -69,7 +69,8 @@ func (e *edge) claim(ctx context.Context, tenant store.Tenant, tx txn.Transactio
 	}
 	// From here on the claim stands, whoever hung up: it must be published, or it would be decided late by the sweep.
 	ctx = context.WithoutCancel(ctx)
-	// The store's budget is one, for the claim and for raising the run of what it found.
+	// The store's budget is one, for the claim and for raising the run of what it found. A claim whose turn to be written does not
+	// come within it is never written, and so not decided late.
 	bounded, cancel := context.WithTimeout(ctx, claimTime)
 	defer cancel()
 	claimed, err := e.claims.Do(bounded, claim, errOverload)

@@ -161,6 +161,32 @@ func TestE20AStoreThatHangsIsRefusedWithinTheClaimTime(t *testing.T) {
 	})
 }
 
+// What is refused while another group is being written is not claimed afterwards, for nobody; what comes in time is.
+func TestE20WhatIsRefusedBeforeItsWriteBeginsIsNotClaimed(t *testing.T) {
+	inBubble(t, false, func(b *bubble) {
+		b.store.breaks("claim", func(context.Context) error { b.store.breaks("claim", nil); time.Sleep(time.Second); return nil })
+		var all sync.WaitGroup
+		post := func(id string, after, want time.Duration, check func(answer)) {
+			all.Go(func() {
+				time.Sleep(after)
+				a, d := b.post(id)
+				check(a)
+				took(t, d, want)
+			})
+		}
+		toStore := func(a answer) { refused(t, a, "store") }
+		post("x", 0, 225*time.Millisecond, toStore)
+		post("y", 500*time.Millisecond, 225*time.Millisecond, toStore)
+		post("z", 900*time.Millisecond, 100*time.Millisecond, func(a answer) { accepted(t, a, false) })
+		all.Wait()
+		for id, want := range map[string]error{"x": nil, "y": store.ErrNotFound, "z": nil} {
+			if _, err := b.memory.Get(t.Context(), key(id)); !errors.Is(err, want) {
+				t.Errorf("the claim of %s: %v", id, err)
+			}
+		}
+	})
+}
+
 func TestE20ARepeatOfAnOverdueClaimHasTheSameBudget(t *testing.T) {
 	inBubble(t, false, func(b *bubble) {
 		at := time.Now()
