@@ -166,7 +166,8 @@ func (e *edge) bootstrap(ctx context.Context) error {
 		if err := e.record(ctx, system, "tenant.create", defaultTenant, nil); err != nil {
 			return err
 		}
-		if err := e.addTenant(ctx, store.Tenant{ID: defaultTenant, DeadlineMS: defaultDeadline, TimeZone: defaultZone, CreatedAt: now}); err != nil {
+		err := e.addTenant(ctx, store.Tenant{ID: defaultTenant, DeadlineMS: defaultDeadline, TimeZone: defaultZone, CreatedAt: now})
+		if err != nil && !errors.Is(err, errTenantExists) { // edges may start at once
 			return err
 		}
 	}
