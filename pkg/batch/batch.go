@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -18,6 +19,7 @@ type Group[T, R any] struct {
 	Most  int                    // items in one write
 	Write func([]T) ([]R, error) // one result per item, in order; an error, or a panic, is everybody's
 	Size  func(int)              // told of every write; nil is allowed
+	Skip  bool                   // whose ctx ends before the write begins is not written
 
 	mu     sync.Mutex
 	queue  []waiting[T, R]
@@ -27,6 +29,7 @@ type Group[T, R any] struct {
 }
 
 type waiting[T, R any] struct {
+	ctx  context.Context
 	item T
 	out  chan result[R]
 }
@@ -37,11 +40,14 @@ type result[R any] struct {
 }
 
 // Do hands item in and waits for its part of the outcome. When ctx ends first the outcome is unknown: the item is or will be
-// written. tooMany is returned at once when the queue is longer than sixteen groups.
+// written, or with Skip may never be. tooMany is returned at once when the queue is longer than sixteen groups.
 func (g *Group[T, R]) Do(ctx context.Context, item T, tooMany error) (R, error) {
-	w := waiting[T, R]{item, make(chan result[R], 1)}
+	w := waiting[T, R]{ctx, item, make(chan result[R], 1)}
 	var none R
 	g.mu.Lock()
+	if len(g.queue) >= 16*g.Most {
+		g.skip()
+	}
 	if g.closed || len(g.queue) >= 16*g.Most {
 		g.mu.Unlock()
 		return none, tooMany
@@ -110,6 +116,7 @@ func broken(p any) error {
 func (g *Group[T, R]) take() []waiting[T, R] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.skip()
 	if len(g.queue) == 0 {
 		g.busy = false
 		return nil
@@ -118,6 +125,13 @@ func (g *Group[T, R]) take() []waiting[T, R] {
 	batch := g.queue[:n:n]
 	g.queue = g.queue[n:]
 	return batch
+}
+
+// skip forgets those who left, so that a slow write is not followed by groups that nobody waits for.
+func (g *Group[T, R]) skip() {
+	if g.Skip {
+		g.queue = slices.DeleteFunc(g.queue, func(w waiting[T, R]) bool { return w.ctx.Err() != nil })
+	}
 }
 
 // Close takes nothing more and waits until all is written.

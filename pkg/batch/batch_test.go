@@ -188,6 +188,67 @@ func TestWhoseContextEndsLeavesAndIsWrittenAllTheSame(t *testing.T) {
 	})
 }
 
+func TestWithSkipWhoeverLeavesBeforeTheWriteIsNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &book{turn: make(chan error)}
+		var sizes []int
+		g := &batch.Group[int, int]{Most: 2, Write: b.write, Skip: true, Size: func(n int) { sizes = append(sizes, n) }}
+		stay, leave := make(chan answer, 10), make(chan answer, 10)
+		ctx, cancel := context.WithCancel(t.Context())
+		call(ctx, g, leave, 1) // its write has begun
+		call(ctx, g, leave, 2, 3)
+		call(t.Context(), g, stay, 4)
+		call(ctx, g, leave, 5)
+		call(t.Context(), g, stay, 6)
+		cancel()
+		for _, got := range collect(leave, 4) {
+			if !errors.Is(got.Err, context.Canceled) {
+				t.Errorf("%d left with %v", got.Item, got.Err)
+			}
+		}
+		b.turn <- nil
+		synctest.Wait()
+		call(t.Context(), g, stay, 7)
+		close(b.turn)
+		g.Close()
+		if diff := cmp.Diff([]answer{{4, 40, nil}, {6, 60, nil}, {7, 70, nil}}, collect(stay, 3)); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff([][]int{{1}, {4, 6}, {7}}, b.written()); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff([]int{1, 2, 1}, sizes); diff != "" {
+			t.Errorf("sizes: %s", diff)
+		}
+	})
+}
+
+func TestWithSkipAQueueOfThoseWhoLeftIsEmpty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &book{turn: make(chan error)}
+		g := &batch.Group[int, int]{Most: 1, Write: b.write, Skip: true}
+		stay, leave := make(chan answer, 10), make(chan answer, 20)
+		ctx, cancel := context.WithCancel(t.Context())
+		for i := range 1 + 16 {
+			call(ctx, g, leave, i)
+		}
+		if _, err := g.Do(t.Context(), 99, errFull); !errors.Is(err, errFull) {
+			t.Errorf("one too many got %v", err)
+		}
+		cancel()
+		call(t.Context(), g, stay, 100) // while the first is still being written
+		b.turn <- nil
+		close(b.turn)
+		g.Close()
+		if diff := cmp.Diff([]answer{{100, 1000, nil}}, collect(stay, 1)); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff([][]int{{0}, {100}}, b.written()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 func TestSixteenGroupsMayWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &book{turn: make(chan error)}

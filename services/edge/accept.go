@@ -69,7 +69,8 @@ func (e *edge) claim(ctx context.Context, tenant store.Tenant, tx txn.Transactio
 	}
 	// From here on the claim stands, whoever hung up: it must be published, or it would be decided late by the sweep.
 	ctx = context.WithoutCancel(ctx)
-	// The store's budget is one, for the claim and for raising the run of what it found.
+	// The store's budget is one, for the claim and for raising the run of what it found. A claim whose turn to be written does not
+	// come within it is never written, and so not decided late.
 	bounded, cancel := context.WithTimeout(ctx, claimTime)
 	defer cancel()
 	claimed, err := e.claims.Do(bounded, claim, errOverload)
@@ -288,10 +289,18 @@ func (e *edge) await(ctx context.Context, a acceptance, wait time.Duration) []by
 			return a.flight.event
 		case <-ctx.Done():
 			timer.Stop()
-			return nil
+			select {
+			case <-done: // both at once
+				return a.flight.event
+			default:
+				return nil
+			}
 		case <-timer.C:
 		}
-		if entry, err := e.Transactions.Get(ctx, a.key); err == nil && entry.Decided() {
+		look, cancel := context.WithTimeout(ctx, claimTime) // a read that hangs hears of no decision
+		entry, err := e.Transactions.Get(look, a.key)
+		cancel()
+		if err == nil && entry.Decided() {
 			return entry.Event
 		}
 	}

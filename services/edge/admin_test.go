@@ -75,6 +75,44 @@ func TestAKeysetOfAnotherInstallationIsRefused(t *testing.T) {
 	}
 }
 
+// overlapped is a registry in which another edge makes each tenant just before this one does.
+type overlapped struct{ edge.Registry }
+
+func (r overlapped) PutTenant(ctx context.Context, t store.Tenant) error {
+	first := t
+	first.DeadlineMS, first.TimeZone = 3000, "UTC"
+	if err := r.Registry.PutTenant(ctx, first); err != nil {
+		return err
+	}
+	return r.Registry.PutTenant(ctx, t)
+}
+
+func TestATenantThatAnotherEdgeMadeMeanwhileStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	late := func(c *edge.Config) { c.Registry = overlapped{c.Registry} }
+	first := r.config("a")
+	late(&first)
+	if _, err := edge.Serve(t.Context(), first); err != nil {
+		t.Fatalf("the default tenant: %v", err)
+	}
+	e := r.edge("b", late)
+	for range 2 {
+		if a := e.do(http.MethodPost, "/v1/tenants", `{"id":"acme","deadline_ms":1000}`); a.status != http.StatusConflict || a.slug() != "conflict" {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+	}
+	tenants, err := r.registry.Tenants(t.Context())
+	if err != nil || len(tenants) != 2 {
+		t.Fatal(tenants, err)
+	}
+	for _, x := range tenants {
+		if x.DeadlineMS != 3000 || x.TimeZone != "UTC" {
+			t.Errorf("%+v", x)
+		}
+	}
+}
+
 func TestAReloadGivesNoNewAllowance(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -161,6 +161,32 @@ func TestE20AStoreThatHangsIsRefusedWithinTheClaimTime(t *testing.T) {
 	})
 }
 
+// What is refused while another group is being written is not claimed afterwards, for nobody; what comes in time is.
+func TestE20WhatIsRefusedBeforeItsWriteBeginsIsNotClaimed(t *testing.T) {
+	inBubble(t, false, func(b *bubble) {
+		b.store.breaks("claim", func(context.Context) error { b.store.breaks("claim", nil); time.Sleep(time.Second); return nil })
+		var all sync.WaitGroup
+		post := func(id string, after, want time.Duration, check func(answer)) {
+			all.Go(func() {
+				time.Sleep(after)
+				a, d := b.post(id)
+				check(a)
+				took(t, d, want)
+			})
+		}
+		toStore := func(a answer) { refused(t, a, "store") }
+		post("x", 0, 225*time.Millisecond, toStore)
+		post("y", 500*time.Millisecond, 225*time.Millisecond, toStore)
+		post("z", 900*time.Millisecond, 100*time.Millisecond, func(a answer) { accepted(t, a, false) })
+		all.Wait()
+		for id, want := range map[string]error{"x": nil, "y": store.ErrNotFound, "z": nil} {
+			if _, err := b.memory.Get(t.Context(), key(id)); !errors.Is(err, want) {
+				t.Errorf("the claim of %s: %v", id, err)
+			}
+		}
+	})
+}
+
 func TestE20ARepeatOfAnOverdueClaimHasTheSameBudget(t *testing.T) {
 	inBubble(t, false, func(b *bubble) {
 		at := time.Now()
@@ -229,6 +255,30 @@ func TestE16AWaiterHearsAtOnce(t *testing.T) {
 			t.Errorf("got %d %s", a.status, a.body)
 		}
 		took(t, d, 1234*time.Millisecond)
+	})
+}
+
+// A store whose reads hang keeps nobody from a decision's message, neither while there is time nor at its end. It is read at
+// 50, 375 and 800 ms, each time for 225 ms.
+func TestE16AWaiterHearsWhileTheStoreHangs(t *testing.T) {
+	inBubble(t, false, func(b *bubble) {
+		b.store.breaks("get", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		for decided, heard := range map[time.Duration]time.Duration{100 * time.Millisecond: 275 * time.Millisecond, 900 * time.Millisecond: time.Second} {
+			for range 10 {
+				id := fmt.Sprint("x", time.Now().UnixMilli())
+				go func() {
+					time.Sleep(decided)
+					entry, _ := b.memory.Get(context.Background(), key(id))
+					data, _ := event.Encode(decidedEvent(entry.Claim))
+					b.served.Heard(key(id), data)
+				}()
+				a, d := b.post(id, "Prefer", "wait=1")
+				if a.status != http.StatusOK || a.member("decision") != "approve" {
+					t.Errorf("decided after %s: got %d %s", decided, a.status, a.body)
+				}
+				took(t, d, heard)
+			}
+		}
 	})
 }
 

@@ -70,17 +70,16 @@ func (m *member) may(roles string) bool {
 
 // allow takes one request off the key's rate, or says how long until the next one.
 func (m *member) allow() error {
-	if m.limiter == nil {
+	if m.limiter == nil || m.limiter.Allow() {
 		return nil
 	}
-	taken := m.limiter.Reserve()
-	wait := taken.Delay()
-	if wait == 0 {
-		return nil
-	}
-	taken.Cancel()
-	return later{errRate, wait}
+	// Nothing was reserved: what overlapping reservations give back is less than they took.
+	seconds := (1 - m.limiter.Tokens()) / float64(m.limiter.Limit())
+	return later{errRate, time.Duration(max(0, min(seconds, longest)) * float64(time.Second))}
 }
+
+// longest is the longest wait that is told of, in seconds: 31 years, which a duration holds.
+const longest = 1e9
 
 // policy names a key's rate in the headers that tell of it.
 const policy = `"key"`
@@ -92,7 +91,7 @@ func (m *member) limits(h http.Header) {
 		return
 	}
 	perSecond, left := float64(m.limiter.Limit()), max(0, m.limiter.Tokens())
-	up := func(seconds float64) int { return int(math.Ceil(min(seconds, 1e9))) }
+	up := func(seconds float64) int { return int(math.Ceil(min(seconds, longest))) }
 	h.Set("RateLimit-Policy", fmt.Sprintf("%s;q=%d;w=%d", policy, m.limiter.Burst(), up(float64(m.limiter.Burst())/perSecond)))
 	h.Set("RateLimit", fmt.Sprintf("%s;r=%d;t=%d", policy, int(left), up((math.Floor(left)+1-left)/perSecond)))
 }
@@ -167,7 +166,8 @@ func (e *edge) bootstrap(ctx context.Context) error {
 		if err := e.record(ctx, system, "tenant.create", defaultTenant, nil); err != nil {
 			return err
 		}
-		if err := e.addTenant(ctx, store.Tenant{ID: defaultTenant, DeadlineMS: defaultDeadline, TimeZone: defaultZone, CreatedAt: now}); err != nil {
+		err := e.addTenant(ctx, store.Tenant{ID: defaultTenant, DeadlineMS: defaultDeadline, TimeZone: defaultZone, CreatedAt: now})
+		if err != nil && !errors.Is(err, errTenantExists) { // edges may start at once
 			return err
 		}
 	}

@@ -134,7 +134,7 @@ func newEdge(cfg Config) *edge {
 		gate: newGate(), batches: newSeats(batchesAtOnce), exports: newSeats(maxExports), directory: &directory{registry: cfg.Registry, keys: cfg.Keys}}
 	e.listening, e.hangUp = context.WithCancel(context.Background())
 	e.broadcasts = newBroadcasts(streams.Decisions{JS: cfg.JS}, cfg.Log)
-	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim")}
+	e.claims = &batch.Group[store.Claim, store.Claimed]{Most: groupSize, Write: e.writeClaims, Size: e.metrics.group("claim"), Skip: true}
 	e.publishes = &batch.Group[stage.Output, struct{}]{Most: groupSize, Write: e.writePublishes, Size: e.metrics.group("publish")}
 	e.guards = &batch.Group[*flight, store.Entry]{Most: groupSize, Write: e.writeGuards, Size: e.metrics.group("guard")}
 	e.announces = &batch.Group[announcement, struct{}]{Most: groupSize, Write: e.writeAnnouncements, Size: e.metrics.group("announce")}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/time/rate"
 
 	"crivo/pkg/txn"
 	"crivo/services/store"
@@ -147,4 +148,17 @@ func Faults(err error) txn.Faults {
 	var f txn.Faults
 	errors.As(err, &f)
 	return f
+}
+
+// Allowance is one key's rate, in requests a second.
+func Allowance(perSecond float64) (allow func() error) {
+	m := &member{limiter: rate.NewLimiter(rate.Limit(perSecond), 1)}
+	return m.allow
+}
+
+// After is how long an error says to stay away.
+func After(err error) time.Duration {
+	var l later
+	errors.As(err, &l)
+	return l.after
 }

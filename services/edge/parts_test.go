@@ -3,6 +3,7 @@ package edge_test
 import (
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -261,4 +262,34 @@ func TestTheGateShutsAfterThreeFailuresInARowAndLetsOneProbeThrough(t *testing.T
 		g.Failed()
 		admits("the settled probe does not count as a failure", true, false)
 	})
+}
+
+// Refusals that overlap, as those of batches do, leave a key's rate as it is: the next request comes when it would have come.
+func TestARefusalTakesNothingOffTheRate(t *testing.T) {
+	allow := edge.Allowance(0.001)
+	if err := allow(); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 5000 {
+				_ = allow()
+			}
+		})
+	}
+	all.Wait()
+	if wait := edge.After(allow()); wait <= 0 || wait > 1000*time.Second {
+		t.Errorf("wait %s at one request in 1000 s", wait)
+	}
+}
+
+func TestTheWaitOfTheSmallestRateIsOneThatCanBeTold(t *testing.T) {
+	allow := edge.Allowance(1e-300)
+	if err := allow(); err != nil {
+		t.Fatal(err)
+	}
+	if wait := edge.After(allow()); wait != 1e9*time.Second {
+		t.Errorf("wait %s", wait)
+	}
 }

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -58,12 +59,16 @@ func tenantFaults(t store.Tenant) error {
 	return orNil(faults)
 }
 
-// addTenant makes a tenant's keys before it is known to anybody.
+// addTenant makes a tenant's keys before it is known to anybody, or returns errTenantExists.
 func (e *edge) addTenant(ctx context.Context, t store.Tenant) error {
 	if err := e.Keys.Add(t.ID); err != nil {
 		return err
 	}
-	if err := e.Registry.PutTenant(ctx, t); err != nil {
+	err := e.Registry.PutTenant(ctx, t)
+	switch {
+	case errors.Is(err, store.ErrChanged): // made at the same time, or by an edge that this one has not heard of yet
+		return errTenantExists
+	case err != nil:
 		return fmt.Errorf("%w: %w", errStore, err)
 	}
 	return nil

@@ -69,10 +69,43 @@ func (r *rule) run(in input) outcome {
 		return fired
 	case err == nil && value == types.False:
 		return quiet
-	case err != nil && slices.ContainsFunc(r.inputs, in.facts.lack):
+	case err != nil && r.lacks(in, vars):
 		return missing
 	}
 	return open // unknown; or of another type than the rule takes it for, which must not clear it
+}
+
+// lacks tells whether what was not sent keeps a rule that failed from an answer. The error that came out does not tell: of two
+// operands that fail it is the first one's. So the rule is run once more, and every error in it looked at. Where something else
+// failed as well, the rule is not skipped.
+func (r *rule) lacks(in input, vars any) bool {
+	var absent []string
+	for _, path := range r.inputs {
+		if in.facts.lack(path) {
+			absent = append(absent, absence(path))
+		}
+	}
+	if len(absent) == 0 {
+		return false
+	}
+	_, details, _ := r.traced.Eval(vars)
+	lacks, wrong := false, false
+	for _, id := range details.State().IDs() {
+		value, _ := details.State().Value(id)
+		if err, failed := value.(*types.Err); failed {
+			lacking := slices.Contains(absent, err.Error())
+			lacks, wrong = lacks || lacking, wrong || !lacking
+		}
+	}
+	return lacks && (!wrong || r.onMissing != skip)
+}
+
+// absence is what CEL says where a fact is read that is not there.
+func absence(path string) string {
+	if _, field, dotted := strings.Cut(path, "."); dotted {
+		return "no such key: " + field
+	}
+	return "no such attribute(s): " + path
 }
 
 // tally collects what rules said.

@@ -68,6 +68,16 @@ func TestVerdicts(t *testing.T) {
 		"an unknown that changes nothing: quiet":  {[]string{rule("A", `when: 'checks["c"] == "hit" && tx.amount < 0'`, "decide: decline")}, txn.Approve, 0, nil},
 		"a text where a number is wanted":         {[]string{rule("A", unusual, "points: 50")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
 		"and it blocks":                           {[]string{rule("A", unusual, "decide: decline")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
+		"nor does what was not sent clear it":     {[]string{rule("A", `when: 'has(merchant.mcc) && merchant.mcc == "7995" || attributes.n > 5.0'`, "points: 50")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
+		"nor before one":                          {[]string{rule("A", `when: 'attributes.n > 5.0 || merchant.mcc == "7995"'`, "points: 50")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
+		"nor after one":                           {[]string{rule("A", `when: 'merchant.mcc == "7995" || attributes.n > 5.0'`, "points: 50")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
+		"nor beside an unknown":                   {[]string{rule("A", `when: 'checks["c"] == "hit" && tx.amount < 0 || attributes.x == "y" || attributes.n > 5.0'`, "points: 50")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
+		"nor is it milder than that":              {[]string{rule("A", `when: 'attributes.n > 5.0 || merchant.mcc == "7995"'`, "decide: decline, on_missing: points")}, txn.Decline, 70, []string{"A 0"}},
+		"nor does it stand for it":                {[]string{rule("A", `when: 'attributes.n > 5.0 || has(merchant.mcc) && merchant.mcc == "7995"'`, "decide: decline, on_missing: points")}, txn.Review, 30, []string{"INPUT_UNKNOWN 0"}},
+		"one that is not read is not missed":      {[]string{rule("A", `when: 'has(attributes.n) && tx.amount > 0 || attributes.x == "y"'`, "points: 10")}, txn.Approve, 10, []string{"A 10"}},
+		"what is not read has no type":            {[]string{rule("A", `when: 'has(merchant.mcc) && attributes.n > 5.0 || attributes.x == "y"'`, "points: 50")}, txn.Approve, 0, nil},
+		"a check that was not made is skipped":    {[]string{rule("A", `when: 'checks["d"] == "hit" || attributes["x"] == "y"'`, "points: 50")}, txn.Approve, 0, nil},
+		"beside an unknown too":                   {[]string{rule("A", `when: 'checks["c"] == "hit" && tx.amount < 0 || attributes.x == "y"'`, "points: 50")}, txn.Approve, 0, nil},
 		"a decision lists no open rules it has":   {[]string{rule("A", hangs, "points: 90"), rule("B", always, "points: 40")}, txn.Review, 40, []string{"B 40"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -248,7 +258,7 @@ func BenchmarkEvaluate(b *testing.B) {
 	for name := range known.Features {
 		unknown.Features[name] = event.Value{}
 	}
-	for name, v := range map[string]event.Validated{"known": known, "unknown": unknown} {
+	for name, v := range map[string]event.Validated{"known": known, "unknown": unknown, "absent": minimal()} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

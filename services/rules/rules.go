@@ -57,6 +57,7 @@ type rule struct {
 	inputs    []string // dotted paths that the condition reads
 	plain     cel.Program
 	partial   cel.Program // evaluates around unknown inputs
+	traced    cel.Program // as partial, and tells every value on the way
 }
 
 // file is the YAML form.
@@ -185,8 +186,13 @@ func (r fileRule) compile(env *cel.Env) (rule, error) {
 	if out.plain, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize)); err != nil {
 		return out, fmt.Errorf("when: %w", err)
 	}
-	out.partial, err = env.Program(checked, cel.EvalOptions(cel.OptPartialEval))
-	return out, err
+	if out.partial, err = env.Program(checked, cel.EvalOptions(cel.OptPartialEval)); err != nil {
+		return out, fmt.Errorf("when: %w", err)
+	}
+	if out.traced, err = env.Program(checked, cel.EvalOptions(cel.OptPartialEval, cel.OptTrackState)); err != nil {
+		return out, fmt.Errorf("when: %w", err)
+	}
+	return out, nil
 }
 
 // condition compiles one: true or false, and never dearer than the limit, whatever a transaction holds.

@@ -42,6 +42,7 @@ type Transactions interface {
 // Registry holds what operators set: tenants, keys, endpoints, lists, rule sets, and the audit log of their acts.
 type Registry interface {
 	Tenants(ctx context.Context) ([]Tenant, error)
+	// PutTenant adds one; one that stands is never changed: ErrChanged, whatever t holds.
 	PutTenant(ctx context.Context, t Tenant) error
 	Keys(ctx context.Context) ([]APIKey, error)
 	PutKey(ctx context.Context, k APIKey) error

@@ -83,10 +83,13 @@ func (r *Registry) Tenants(context.Context) ([]store.Tenant, error) {
 	return sorted(r.tenants, func(t store.Tenant) string { return t.ID }), nil
 }
 
-// PutTenant adds or replaces a tenant.
+// PutTenant adds a tenant or returns store.ErrChanged.
 func (r *Registry) PutTenant(_ context.Context, t store.Tenant) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if _, stands := r.tenants[t.ID]; stands {
+		return store.ErrChanged
+	}
 	r.tenants[t.ID] = t
 	return nil
 }

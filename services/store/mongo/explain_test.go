@@ -286,7 +286,7 @@ func TestEveryQueryWalksAnIndex(t *testing.T) {
 		"endpoints":      {"_id_", func() error { _, err := reg.Endpoints(ctx); return err }, true},
 		"replays":        {"_id_", func() error { _, err := reg.Replays(ctx); return err }, true},
 		"change":         {"_id_", func() error { return reg.ChangeEndpoint(ctx, store.Endpoint{ID: "e", Tenant: "t1"}) }, false},
-		"put":            {"_id_", func() error { return reg.PutTenant(ctx, store.Tenant{ID: "t8"}) }, false},
+		"put":            {"_id_", func() error { return reg.PutKey(ctx, store.APIKey{ID: "k8", Tenant: "t8"}) }, false},
 		"delete":         {"_id_", func() error { _ = reg.DeleteKey(ctx, "t", "k"); return nil }, false},
 		"list entries":   {"_id_", func() error { _, err := reg.ListEntries(ctx); return err }, true},
 		"list page": {"page", func() error {

@@ -41,9 +41,9 @@ func (r *Registry) Tenants(ctx context.Context) ([]store.Tenant, error) {
 	return all[store.Tenant](ctx, r.db.Collection(tenants), nil)
 }
 
-// PutTenant adds or replaces a tenant.
+// PutTenant adds a tenant or returns store.ErrChanged.
 func (r *Registry) PutTenant(ctx context.Context, t store.Tenant) error {
-	return r.put(ctx, tenants, record{ID: t.ID}, t)
+	return r.add(ctx, tenants, record{ID: t.ID}, t)
 }
 
 // Keys returns every tenant's keys.
@@ -104,15 +104,22 @@ func (r *Registry) PutReplay(ctx context.Context, x store.Replay) error {
 	if x.Version > 0 {
 		return r.change(ctx, replays, made, x)
 	}
-	text, err := json.Marshal(x)
+	made.Version = 1
+	return r.add(ctx, replays, made, x)
+}
+
+// add puts a record where none stands, else it returns store.ErrChanged.
+func (r *Registry) add(ctx context.Context, name string, x record, v any) error {
+	text, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("put: %w", err)
 	}
-	made.Doc, made.Version = string(text), 1
-	if _, err = r.db.Collection(replays).InsertOne(ctx, made); mongo.IsDuplicateKeyError(err) {
+	x.Doc = string(text)
+	_, err = r.db.Collection(name).InsertOne(ctx, x)
+	switch {
+	case mongo.IsDuplicateKeyError(err):
 		return store.ErrChanged
-	}
-	if err != nil {
+	case err != nil:
 		return failed("put", err)
 	}
 	return nil

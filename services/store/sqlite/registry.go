@@ -50,9 +50,9 @@ func (r *Registry) Tenants(ctx context.Context) ([]store.Tenant, error) {
 	})
 }
 
-// PutTenant adds or replaces a tenant.
+// PutTenant adds a tenant or returns store.ErrChanged.
 func (r *Registry) PutTenant(ctx context.Context, t store.Tenant) error {
-	return r.put(ctx, "INSERT OR REPLACE INTO tenants (doc, id) VALUES (?,?)", t, t.ID)
+	return r.change(ctx, "INSERT OR IGNORE INTO tenants (doc, id) VALUES (?,?)", t, t.ID)
 }
 
 // Keys returns every tenant's keys.

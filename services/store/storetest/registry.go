@@ -25,8 +25,11 @@ func Registry(t *testing.T, open func(t *testing.T) store.Registry) {
 		key := store.APIKey{ID: "k", Tenant: "t", Hash: "1.x", Roles: []string{"read"}, Rate: 2.5, Source: "env", CreatedAt: txn.At(noon), ExpiresAt: &expires}
 		endpoint := store.Endpoint{ID: "e", Tenant: "t", URL: "https://example.com", Events: []string{"a"}, Payload: "thin", Headers: map[string]string{"X": "y"},
 			Status: "active", Secrets: []store.Secret{{Sealed: []byte{0, 255}, Until: noon}}, CreatedAt: txn.At(noon)}
+		if err := s.PutTenant(ctx, tenant); err != nil {
+			t.Fatal(err)
+		}
 		for range 2 { // putting again replaces
-			for _, err := range []error{s.PutTenant(ctx, tenant), s.PutKey(ctx, key), s.PutEndpoint(ctx, endpoint)} {
+			for _, err := range []error{s.PutKey(ctx, key), s.PutEndpoint(ctx, endpoint)} {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -65,10 +68,53 @@ func Registry(t *testing.T, open func(t *testing.T) store.Registry) {
 			t.Errorf("%+v, %v", acts, err)
 		}
 	})
+	tenants(t, open)
 	changes(t, open)
 	lists(t, open)
 	ruleSets(t, open)
 	states(t, open)
+}
+
+// tenants checks that the first one of an id stays as it was made.
+func tenants(t *testing.T, open func(t *testing.T) store.Registry) {
+	ctx := context.Background()
+	stands := func(t *testing.T, s store.Registry, want store.Tenant) {
+		t.Helper()
+		got, err := s.Tenants(ctx)
+		if diff := cmp.Diff([]store.Tenant{want}, got); diff != "" || err != nil {
+			t.Error(err, diff)
+		}
+	}
+	t.Run("a tenant that stands is not put again", func(t *testing.T) {
+		s := open(t)
+		first := store.Tenant{ID: "t", DeadlineMS: 2000, TimeZone: "America/Sao_Paulo", CreatedAt: txn.At(noon)}
+		if err := s.PutTenant(ctx, first); err != nil {
+			t.Fatal(err)
+		}
+		for _, again := range []store.Tenant{first, {ID: "t", DeadlineMS: 3000, TimeZone: "UTC", CreatedAt: txn.At(noon.Add(time.Hour))}} {
+			if err := s.PutTenant(ctx, again); !errors.Is(err, store.ErrChanged) {
+				t.Errorf("%+v: %v", again, err)
+			}
+		}
+		stands(t, s, first)
+	})
+	t.Run("of eight puts of one tenant at once, one stands", func(t *testing.T) {
+		s := open(t)
+		wins := make(chan store.Tenant, 8)
+		if n := race(cap(wins), func(i int) bool {
+			x := store.Tenant{ID: "t", DeadlineMS: 1000 + i, TimeZone: "UTC", CreatedAt: txn.At(noon)}
+			err := s.PutTenant(ctx, x)
+			if err == nil {
+				wins <- x
+			} else if !errors.Is(err, store.ErrChanged) {
+				t.Error(err)
+			}
+			return err == nil
+		}); n != 1 {
+			t.Fatalf("%d stand", n)
+		}
+		stands(t, s, <-wins)
+	})
 }
 
 func listed(n int) store.ListEntry {
