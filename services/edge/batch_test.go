@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,23 +50,39 @@ func (e *running) batch(items ...string) answer {
 	return e.do(http.MethodPost, "/v1/transactions/batch", "["+strings.Join(items, ",")+"]")
 }
 
+// busy tells whether a machine was too slow for the budgets of an edge, which is an answer too.
+func busy(outcomes []string) bool {
+	return slices.ContainsFunc(outcomes, func(o string) bool { return strings.HasPrefix(o, "503") })
+}
+
 func TestE17OfOneIDTheOrderOfTheBatchCounts(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	var r *rig
+	var got, want []string
+	for try := 0; try == 0 || busy(got) && try < 5; try++ {
+		r = newRig(t)
+		got, want = interleaved(t, r)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if n := len(r.submitted()); n != 60 {
+		t.Errorf("%d messages", n)
+	}
+}
+
+// interleaved sends 60 ids thrice in one batch, the second time with another body.
+func interleaved(t *testing.T, r *rig) (got, want []string) {
+	t.Helper()
 	e := r.edge("a")
-	var items, want []string
+	var items []string
 	for n := range 60 {
 		id := fmt.Sprint("x", n)
 		first, other := r.payment(id), strings.Replace(r.payment(id), "13725", "13726", 1)
 		items = append(items, first, other, first)
 		want = append(want, "202 "+id, "409 "+id, "202 "+id+" again")
 	}
-	if diff := cmp.Diff(want, e.batch(items...).outcomes(t)); diff != "" {
-		t.Error(diff)
-	}
-	if n := len(r.submitted()); n != 60 {
-		t.Errorf("%d messages", n)
-	}
+	return e.batch(items...).outcomes(t), want
 }
 
 func TestE17ItemsShareCommits(t *testing.T) {
