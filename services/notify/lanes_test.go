@@ -13,15 +13,20 @@ import (
 	"crivo/streams"
 )
 
+// holding is a receiver's handler that answers nobody until it is told to.
+func holding(release <-chan bool) func(http.ResponseWriter, *http.Request, int) {
+	return func(_ http.ResponseWriter, r *http.Request, _ int) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}
+}
+
 func TestW17AnEndpointThatHangsStopsNoOther(t *testing.T) {
 	w := newWorld(t)
 	release := make(chan bool)
-	hanging := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) {
-		select {
-		case <-release:
-		case <-req.Context().Done():
-		}
-	})
+	hanging := newReceiver(t, holding(release))
 	healthy := newReceiver(t, nil)
 	w.endpoint("hanging", hanging.URL)
 	w.endpoint("healthy", healthy.URL)
@@ -44,12 +49,7 @@ func TestW17TheHealthyGetAllWhileOthersAreSick(t *testing.T) {
 	w := newWorld(t)
 	w.config.Schedule = nil
 	release := make(chan bool)
-	hold := func(_ http.ResponseWriter, req *http.Request, _ int) {
-		select {
-		case <-release:
-		case <-req.Context().Done():
-		}
-	}
+	hold := holding(release)
 	hanging, failing := newReceiver(t, hold), newReceiver(t, status(http.StatusInternalServerError))
 	slow := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, n int) {
 		if n%10 == 0 {
@@ -133,12 +133,7 @@ func TestW20ARowWhoseLeaseRanOutInItsLaneIsNotTouched(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			release := make(chan bool)
-			r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) {
-				select {
-				case <-release:
-				case <-req.Context().Done():
-				}
-			})
+			r := newReceiver(t, holding(release))
 			w.endpoint("e", r.URL)
 			stop := w.run()
 			w.decide(ids("x", 40)...)
@@ -280,12 +275,7 @@ func TestWhatWaitedTooLongInItsLaneIsDueAtOnce(t *testing.T) {
 	w := newWorld(t)
 	w.freeze()
 	release := make(chan bool)
-	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) {
-		select {
-		case <-release:
-		case <-req.Context().Done():
-		}
-	})
+	r := newReceiver(t, holding(release))
 	w.endpoint("e", r.URL)
 	w.run()
 	w.decide(ids("x", 40)...)

@@ -24,7 +24,9 @@ func main() {
 		return app.Until(ctx, shell, "the broker, to make the streams", func(ctx context.Context) error {
 			_, err := streams.Ensure(ctx, shell.JS, s.Layout())
 			if streams.Refused(err) {
-				_, err = shell.JS.Stream(ctx, streams.Submitted) // where that stands, the keeper says what does not and does what it can
+				if _, missing := shell.JS.Stream(ctx, streams.Submitted); missing == nil {
+					return nil // the keeper says what was refused, and does what it can
+				}
 			}
 			return err
 		})

@@ -65,13 +65,28 @@ func numbered(n int, at time.Time) []enrich.Event {
 	return out
 }
 
-func TestWhatCouldNotBeWrittenIsUnknownUntilItIs(t *testing.T) {
-	dir, now := t.TempDir(), time.Now()
+// emptied is a store on a folder of its own, and the time.
+func emptied(t *testing.T) (f *memory.Features, dir string, now time.Time) {
+	t.Helper()
+	dir = t.TempDir()
 	f, err := memory.OpenFeatures(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	t.Cleanup(func() { _ = f.Close() })
+	return f, dir, time.Now()
+}
+
+// beyond is one event more than may be owed, from the second of the stream on.
+func beyond(now time.Time) (out []enrich.Event) {
+	for n := range 50_001 {
+		out = append(out, numbered(n+2, now)...)
+	}
+	return out
+}
+
+func TestWhatCouldNotBeWrittenIsUnknownUntilItIs(t *testing.T) {
+	f, dir, now := emptied(t)
 	f.Whole()
 	apply(t, f, numbered(1, now))
 	free := full(t, dir)
@@ -97,20 +112,11 @@ func TestWhatCouldNotBeWrittenIsUnknownUntilItIs(t *testing.T) {
 }
 
 func TestTooMuchThatCouldNotBeWrittenIsLeftToTheNextStart(t *testing.T) {
-	dir, now := t.TempDir(), time.Now()
-	f, err := memory.OpenFeatures(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f, dir, now := emptied(t)
 	f.Whole()
 	apply(t, f, numbered(1, now))
 	free := full(t, dir)
-	var many []enrich.Event
-	for n := range 50_001 {
-		many = append(many, numbered(n+2, now)...)
-	}
-	refused(t, f, many)
+	refused(t, f, beyond(now))
 	free()
 	refused(t, f, numbered(60_000, now))
 	if got := peek(t, f, numbered(60_001, now)); got.Known || f.Position().Sequence != 1 {
@@ -122,21 +128,13 @@ func TestTooMuchThatCouldNotBeWrittenIsLeftToTheNextStart(t *testing.T) {
 }
 
 func TestWhoCatchesUpComesAgainWithWhatCouldNotBeWritten(t *testing.T) {
-	dir, now := t.TempDir(), time.Now()
-	f, err := memory.OpenFeatures(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f, dir, now := emptied(t)
 	apply(t, f, numbered(1, now))
 	if got := peek(t, f, numbered(2, now)); got.Known {
 		t.Errorf("%+v is known before all is there", got)
 	}
 	free := full(t, dir)
-	var many []enrich.Event
-	for n := range 50_001 {
-		many = append(many, numbered(n+2, now)...)
-	}
+	many := beyond(now)
 	refused(t, f, many)
 	free()
 	apply(t, f, many)

@@ -17,7 +17,8 @@ import (
 // member that has fallen out; to read what one has just written it is no help.
 const staleness = 90 * time.Second
 
-// searched is the collection as searches see it, and nothing else does, nor those of what is newest: on a secondary where there is one.
+// searched is the collection as searches see it, on a secondary where there is one. Nothing else does, and no search for what is
+// newest.
 func searched(db *mongo.Database) *mongo.Collection {
 	return db.Collection(transactions, options.Collection().SetReadPreference(readpref.SecondaryPreferred(readpref.WithMaxStaleness(staleness))))
 }
