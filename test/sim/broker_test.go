@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"bytes"
+	"container/heap"
 	"fmt"
 	"slices"
 	"strconv"
@@ -22,13 +23,17 @@ type broker struct {
 
 	mu      sync.Mutex
 	odds    odds
-	links   map[*link]bool
+	links   []*link
 	severed map[string]bool // incarnations that are dead
 	streams map[string]*stream
 	back    time.Time       // away until then
 	strange []string        // what was asked of it that it does not simulate
 	lost    map[string]bool // transactions whose decision it may have kept from being told
 	eager   bool            // broken on purpose: a delivery counts as acknowledged
+	agenda  agenda          // what is to happen, in the order of its times
+	next    *time.Timer     // when the first of it is due
+	asked   uint64          // how many things ever were on the agenda
+	ended   chan struct{}
 }
 
 // odds are how likely each fault is, wherever it can happen.
@@ -48,8 +53,71 @@ type odds struct {
 }
 
 func newBroker(d *dice) *broker {
-	return &broker{dice: d, trace: func(string, ...any) {}, links: map[*link]bool{}, severed: map[string]bool{}, streams: map[string]*stream{}, lost: map[string]bool{}}
+	b := &broker{dice: d, trace: func(string, ...any) {}, severed: map[string]bool{}, streams: map[string]*stream{}, lost: map[string]bool{},
+		next: time.NewTimer(forever), ended: make(chan struct{})}
+	go b.live()
+	return b
 }
+
+// live does what is on the agenda until the broker ends. One goroutine does it all: one for each frame takes twice as long.
+func (b *broker) live() {
+	for {
+		select {
+		case <-b.next.C:
+		case <-b.ended:
+			return
+		}
+		b.mu.Lock()
+		for len(b.agenda) > 0 && !b.agenda[0].at.After(time.Now()) {
+			heap.Pop(&b.agenda).(entry).do()
+		}
+		b.wait()
+		b.mu.Unlock()
+	}
+}
+
+// at has something done at a time, under the lock.
+func (b *broker) at(t time.Time, do func()) {
+	b.asked++
+	heap.Push(&b.agenda, entry{t, b.asked, do})
+	if b.agenda[0].number == b.asked {
+		b.wait()
+	}
+}
+
+func (b *broker) wait() {
+	if len(b.agenda) > 0 {
+		b.next.Reset(time.Until(b.agenda[0].at))
+	}
+}
+
+// end is the end of everything.
+func (b *broker) end() { close(b.ended) }
+
+// agenda is a heap of what is to happen, the next first. What was said first is first at the same time.
+type agenda []entry
+
+type entry struct {
+	at     time.Time
+	number uint64
+	do     func()
+}
+
+func (a agenda) Len() int { return len(a) }
+func (a agenda) Less(i, j int) bool {
+	return a[i].at.Before(a[j].at) || a[i].at.Equal(a[j].at) && a[i].number < a[j].number
+}
+func (a agenda) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
+func (a *agenda) Push(x any)   { *a = append(*a, x.(entry)) }
+func (a *agenda) Pop() any {
+	last := len(*a) - 1
+	e := (*a)[last]
+	(*a)[last] = entry{}
+	*a = (*a)[:last]
+	return e
+}
+
+const forever = 1000 * time.Hour
 
 func (b *broker) away() bool { return time.Now().Before(b.back) }
 
@@ -92,9 +160,9 @@ func (b *broker) hear(l *link, f frame) {
 	case "PING":
 		l.send("PONG", []byte("PONG\r\n"))
 	case "SUB":
-		l.subs[f.number] = &subscription{l, f.number, f.subject, f.queue}
+		l.subs = append(l.subs, &subscription{l, f.number, f.subject, f.queue})
 	case "UNSUB":
-		delete(l.subs, f.number)
+		l.subs = slices.DeleteFunc(l.subs, func(s *subscription) bool { return s.number == f.number })
 	default:
 		b.published(l, f)
 	}
@@ -120,27 +188,30 @@ func (b *broker) published(l *link, f frame) {
 
 // route delivers to whoever listens, to one of each queue group, and tells how many did.
 func (b *broker) route(to, subject, reply string, header, data []byte) int {
-	var all []*subscription
-	groups := map[string][]*subscription{}
-	for l := range b.links {
+	n := 0
+	hears := func(s *subscription) {
+		s.link.send(about(subject, header), s.message(subject, reply, header, data))
+		n++
+	}
+	var groups map[string][]*subscription
+	for _, l := range b.links {
 		for _, s := range l.subs {
 			switch {
 			case !covers(s.subject, to):
-			case s.queue != "":
-				groups[s.queue] = append(groups[s.queue], s)
+			case s.queue == "":
+				hears(s)
+			case groups == nil:
+				groups = map[string][]*subscription{s.queue: {s}}
 			default:
-				all = append(all, s)
+				groups[s.queue] = append(groups[s.queue], s)
 			}
 		}
 	}
 	for name, members := range groups {
 		slices.SortFunc(members, func(a, b *subscription) int { return strings.Compare(a.link.name, b.link.name) })
-		all = append(all, members[b.dice.about("queue "+name).IntN(len(members))])
+		hears(members[b.dice.about("queue "+name).IntN(len(members))])
 	}
-	for _, s := range all {
-		s.link.send(about(subject, header), s.message(subject, reply, header, data))
-	}
-	return len(all)
+	return n
 }
 
 // status is a message that has only a code.
@@ -281,7 +352,7 @@ func (b *broker) drop(name string) {
 }
 
 func (b *broker) cutLocked(name string) {
-	for l := range b.links {
+	for _, l := range slices.Clone(b.links) {
 		if l.name == name {
 			l.cut()
 		}
@@ -292,7 +363,7 @@ func (b *broker) cutLocked(name string) {
 func (b *broker) freeze(name string, d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for l := range b.links {
+	for _, l := range b.links {
 		if l.name == name {
 			l.frozen = time.Now().Add(d)
 		}
@@ -304,7 +375,7 @@ func (b *broker) freeze(name string, d time.Duration) {
 func (b *broker) restart(away time.Duration, forgets bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for l := range b.links {
+	for _, l := range slices.Clone(b.links) {
 		l.cut()
 	}
 	b.back = time.Now().Add(away)
@@ -338,11 +409,7 @@ func (b *broker) lead(name string, away time.Duration, refuses bool) {
 		return
 	}
 	s.led, s.refuses = time.Now().Add(away), refuses
-	time.AfterFunc(away, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		s.resume()
-	})
+	b.at(s.led, s.resume)
 }
 
 // heal ends all faults.
@@ -354,7 +421,7 @@ func (b *broker) heal() {
 		s.led = time.Time{}
 		s.resume()
 	}
-	for l := range b.links {
+	for _, l := range b.links {
 		l.frozen = time.Time{}
 	}
 }

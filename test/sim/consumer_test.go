@@ -20,7 +20,7 @@ type consumer struct {
 	pending   map[uint64]*delivery
 	handed    map[uint64]*delivery // acknowledged when they were delivered, by a runner that is broken on purpose
 	waiting   []*pull
-	timer     *time.Timer
+	armed     time.Time // when something is due again
 }
 
 // delivery is a message that is not settled.
@@ -85,14 +85,12 @@ func (c *consumer) ask(f frame) {
 
 // beat tells an idle client that its pull still stands, and at last that it does not.
 func (c *consumer) beat(p *pull) {
-	wait := time.Until(p.expires)
-	if p.beat > 0 {
-		wait = min(wait, p.beat)
+	next := p.expires
+	if beat := time.Now().Add(p.beat); p.beat > 0 && beat.Before(next) {
+		next = beat
 	}
 	b := c.s.b
-	time.AfterFunc(wait, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
+	b.at(next, func() {
 		switch {
 		case !slices.Contains(c.waiting, p):
 			return
@@ -116,7 +114,7 @@ func (c *consumer) leave(p *pull) {
 
 // listens tells whether anybody has an inbox.
 func (b *broker) listens(inbox string) bool {
-	for l := range b.links {
+	for _, l := range b.links {
 		for _, s := range l.subs {
 			if covers(s.subject, inbox) {
 				return true
@@ -215,9 +213,6 @@ func (c *consumer) deliver(p *pull, seq uint64) {
 
 // arm delivers again at the time of whatever is due first.
 func (c *consumer) arm() {
-	if c.timer != nil {
-		c.timer.Stop()
-	}
 	if len(c.pending) == 0 || c.s.leaderless() {
 		return
 	}
@@ -227,15 +222,14 @@ func (c *consumer) arm() {
 			first = d.due
 		}
 	}
-	wait := time.Until(first)
-	if wait <= 0 {
+	if !first.After(time.Now()) || first.Equal(c.armed) {
 		return // whoever pulls next gets it
 	}
-	b := c.s.b
-	c.timer = time.AfterFunc(wait, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		c.pump()
+	c.armed = first
+	c.s.b.at(first, func() {
+		if first.Equal(c.armed) {
+			c.pump()
+		}
 	})
 }
 

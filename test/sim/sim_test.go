@@ -219,8 +219,8 @@ func shard(t *testing.T, from, n uint64) (r report) {
 		timeout = time.Until(end).String()
 	}
 	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestSeeds$", "-test.v", "-test.count=1", "-test.timeout="+timeout)
-	// The bubble collects after each seed anyway.
-	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=1000", sharded+"=1", fmt.Sprintf("CRIVO_SIM_FROM=%d", from), fmt.Sprintf("CRIVO_SIM_SEEDS=%d", n))
+	// The bubble collects after each seed anyway, and what it frees is needed again at once.
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=1000", "GODEBUG=madvdontneed=0", sharded+"=1", fmt.Sprintf("CRIVO_SIM_FROM=%d", from), fmt.Sprintf("CRIVO_SIM_SEEDS=%d", n))
 	out, err := cmd.CombinedOutput()
 	_, sum, found := bytes.Cut(out, []byte(all))
 	sum, _, _ = bytes.Cut(sum, []byte("\n"))

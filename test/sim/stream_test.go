@@ -137,9 +137,7 @@ func (s *stream) pump() {
 // resume goes on after a leader is there again: whoever waited must ask anew.
 func (s *stream) resume() {
 	if s.leaderless() {
-		time.AfterFunc(time.Until(s.b.back)+1, func() {
-			s.b.mu.Lock()
-			defer s.b.mu.Unlock()
+		s.b.at(s.b.back.Add(1), func() {
 			if !s.leaderless() {
 				s.pump()
 			}

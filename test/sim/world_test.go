@@ -165,6 +165,7 @@ func (w *world) stop() {
 	}
 	w.clients.nats.Close()
 	w.ended.Wait()
+	w.broker.end()
 }
 
 // odds are today's.
