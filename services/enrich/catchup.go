@@ -20,7 +20,9 @@ type Position struct {
 // Local is a feature store that lives in this process's files and may lag behind the stream after a machine's reset.
 type Local interface {
 	Position() Position
-	Restart(created time.Time) error
+	// Restart sets the position, in another stream or where this one no longer holds what follows. What happened before since may
+	// be lacking from then on; zero: nothing does.
+	Restart(at Position, since time.Time) error
 	// Whole is called once the store lacks nothing of the stream that was applied before. Until then whoever only reads it is
 	// told that nothing is known.
 	Whole()
@@ -34,11 +36,18 @@ func catchUp(ctx context.Context, cfg Config, local Local) error {
 		return err
 	}
 	at := local.Position()
-	if !at.Created.Equal(s.Created) {
-		if err := local.Restart(s.Created); err != nil {
+	if !at.Created.Equal(s.Created) || at.Sequence+1 < s.First {
+		next, since := Position{Created: s.Created}, time.Time{}
+		if at.Created.Equal(s.Created) {
+			next.Sequence = at.Sequence
+		}
+		if next.Sequence+1 < s.First {
+			next.Sequence, since = s.First-1, s.Since
+		}
+		if err := local.Restart(next, since); err != nil {
 			return err
 		}
-		at.Sequence = 0
+		at = next
 	}
 	n, err := replay(ctx, cfg, at.Sequence, s.Acked)
 	if n > 0 {

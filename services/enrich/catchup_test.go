@@ -221,6 +221,49 @@ func TestWhatTheStreamHasLostIsPassedOver(t *testing.T) {
 	}
 }
 
+// A lost folder is rebuilt from a stream that no longer holds it all: no window that reaches beyond it is called known.
+func TestWhatTheStreamNoLongerHoldsIsNotCalledNone(t *testing.T) {
+	f, dir := start(t), t.TempDir()
+	f.publish(t, payments(0, 6)...)
+	f.acknowledge(t, 6)
+	s, err := f.JS.Stream(f.ctx, streams.Submitted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := store(t, dir)
+	f.catchUp(t, whole)
+	if err := s.Purge(f.ctx, jetstream.WithPurgeSequence(4)); err != nil {
+		t.Fatal(err)
+	}
+	oldest, err := s.GetMsg(f.ctx, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := func(c *counting) time.Time {
+		t.Helper()
+		f.catchUp(t, c)
+		c.Whole()
+		got, err := c.Peek(f.ctx, []enrich.Event{enrich.EventOf(submitted("next", 60), 0)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got[0][0].Since
+	}
+	if at := since(whole); !at.IsZero() {
+		t.Errorf("a store that has it all lacks what was before %v", at)
+	}
+	lost := t.TempDir()
+	for range 2 { // a start more changes nothing
+		c := store(t, lost)
+		if at := since(c); !at.Equal(oldest.Time.Add(5 * time.Minute)) {
+			t.Errorf("nothing is lacking from %v on, the oldest message is of %v", at, oldest.Time)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestRunRebuildsThenEnriches(t *testing.T) {
 	f, dir := start(t), t.TempDir()
 	f.publish(t, payments(0, 3)...)

@@ -234,6 +234,60 @@ func TestAReplayIsOfWhatWasDelivered(t *testing.T) {
 	}
 }
 
+// A replica that lags says of a message that there is none: only the stream's leader knows that.
+func TestALaggingReplicaIsNotTakenForTheStream(t *testing.T) {
+	f := start(t)
+	f.publish(t, payments(0, 4)...)
+	f.acknowledge(t, 4)
+	s, err := f.JS.Stream(f.ctx, streams.Submitted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replay := func() error {
+		c := shared(t, nil)
+		done := make(chan error, 1)
+		c.set(func(ctx context.Context, _ enrich.Source, replay enrich.Replay) error {
+			c.set(func(context.Context, enrich.Source, enrich.Replay) error { return nil })
+			done <- replay(ctx, 1)
+			return nil
+		})
+		end := enrich.Tend(f.ctx, enrich.Config{Shell: f.Shell, Features: c})
+		defer end()
+		return <-done
+	}
+	// A mirror answers for its origin. This one has the first message alone, and the origin leaves the answers to it.
+	_, err = f.JS.CreateStream(f.ctx, jetstream.StreamConfig{Name: "LAGS", MaxMsgs: 1, Discard: jetstream.DiscardNew, MirrorDirect: true,
+		Mirror: &jetstream.StreamSource{Name: streams.Submitted}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := s.CachedInfo().Config
+	own.AllowDirect = false
+	if _, err := f.JS.UpdateStream(f.ctx, own); err != nil {
+		t.Fatal(err)
+	}
+	for give := time.Now().Add(within); ; {
+		_, err := f.Conn.Request("$JS.API.DIRECT.GET."+streams.Submitted, []byte(`{"seq":1}`), time.Second)
+		if err == nil {
+			break
+		}
+		if time.Now().After(give) {
+			t.Fatalf("the mirror does not answer: %v", err)
+		}
+	}
+	if err := replay(); err == nil || !strings.Contains(err.Error(), "messages from 2") {
+		t.Errorf("what the stream has counted as replayed: %v", err)
+	}
+	for seq := range uint64(4) { // now they are gone, and the stream goes on as long as it did
+		if err := s.DeleteMsg(f.ctx, seq+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := replay(); err != nil {
+		t.Errorf("nobody has it: %v", err)
+	}
+}
+
 func TestALongReplayComesInOrder(t *testing.T) {
 	f := start(t)
 	f.publish(t, payments(0, 1300)...)

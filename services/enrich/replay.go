@@ -68,8 +68,14 @@ func replay(ctx context.Context, cfg Config, after, through uint64) (int, error)
 			return n, err
 		}
 		if last < next {
-			if absent++; absent == absentTries || !holds(ctx, cfg.JS, next, through) {
-				break
+			there, err := holds(ctx, cfg.JS, next, through)
+			switch absent++; {
+			case err != nil:
+				return n, err
+			case !there:
+				return n, nil
+			case absent == absentTries:
+				return n, fmt.Errorf("messages from %d: the stream has them, and whoever is asked has not", next)
 			}
 			if err := stage.Sleep(ctx, absentPause); err != nil {
 				return n, err
@@ -116,14 +122,27 @@ func fetch(ctx context.Context, js jetstream.JetStream, next, through uint64) (e
 	return events, last, nil
 }
 
-// holds asks the stream's leader whether there can be anything between two sequences.
-func holds(ctx context.Context, js jetstream.JetStream, from, through uint64) bool {
+// holds asks the stream's leader whether there is anything from one sequence to another.
+func holds(ctx context.Context, js jetstream.JetStream, from, through uint64) (bool, error) {
 	stream, err := js.Stream(ctx, streams.Submitted)
 	if err != nil {
-		return true
+		return false, err
 	}
-	state := stream.CachedInfo().State
-	return state.Msgs > 0 && state.FirstSeq <= through && state.LastSeq >= from
+	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return false, err
+	}
+	first, last := max(from, info.State.FirstSeq), min(through, info.State.LastSeq)
+	if info.State.Msgs == 0 || first > last {
+		return false, nil
+	}
+	left := last - first + 1
+	for _, gone := range info.State.Deleted {
+		if first <= gone && gone <= last {
+			left--
+		}
+	}
+	return left > 0, nil
 }
 
 // insist applies a batch, again and again for a few seconds: it may be called twice, and one slow answer should not undo a

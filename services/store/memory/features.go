@@ -47,6 +47,7 @@ type Features struct {
 // state is everything that applied events came to.
 type state struct {
 	Position enrich.Position
+	Since    time.Time // what happened before may be lacking
 	Entities map[string]*history
 	Applied  map[[16]byte]struct{}
 	Order    []stamp // applied ids by arrival, to forget them after the longest window
@@ -103,15 +104,23 @@ func (f *Features) Position() enrich.Position {
 	return f.state.Position
 }
 
-// Restart forgets the place in the stream, because it is another stream now; histories stay, ids make repeats harmless.
-func (f *Features) Restart(created time.Time) error {
+// Restart sets the place in the stream, and what happened before since may be lacking; histories stay, ids make repeats harmless.
+func (f *Features) Restart(at enrich.Position, since time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.tail.restart(created); err != nil {
+	news := frame{Created: &at.Created, Sequence: at.Sequence, Since: since}
+	if err := f.tail.write(news); err != nil {
 		return fmt.Errorf("features: %w", err)
 	}
-	f.state.Position = enrich.Position{Created: created}
+	f.state.restart(news)
 	return nil
+}
+
+func (s *state) restart(f frame) {
+	s.Position = enrich.Position{Created: *f.Created, Sequence: f.Sequence}
+	if f.Since.After(s.Since) {
+		s.Since = f.Since
+	}
 }
 
 // Whole says that the stream's events up to here are all applied; before, Peek knows nothing.
@@ -218,8 +227,14 @@ func (s *state) apply(e enrich.Event) []enrich.History {
 		if !before {
 			h.add(at, e.Amount)
 		}
-		out[i] = h.read(at)
+		out[i] = s.read(h, at)
 	}
+	return out
+}
+
+func (s *state) read(h *history, at int64) enrich.History {
+	out := h.read(at)
+	out.Since = s.Since
 	return out
 }
 
@@ -233,7 +248,7 @@ func (s *state) peek(e enrich.Event) []enrich.History {
 		if h == nil {
 			h = &history{First: at}
 		}
-		if out[i] = h.read(at); !before {
+		if out[i] = s.read(h, at); !before {
 			out[i].Count(e)
 		}
 	}

@@ -112,6 +112,10 @@ func TestAFullTailBecomesASnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
+	since := now.Add(-time.Hour).UTC()
+	if err := f.Restart(enrich.Position{Created: now.UTC(), Sequence: 7}, since); err != nil {
+		t.Fatal(err)
+	}
 	batch := make([]enrich.Event, 1000)
 	for i := range 30 {
 		for j := range batch {
@@ -125,7 +129,11 @@ func TestAFullTailBecomesASnapshot(t *testing.T) {
 	if _, err := os.Stat(dir + "/snapshot"); err != nil {
 		t.Fatal(err)
 	}
-	if got := apply(t, suddenly(t, dir), one("t/last", now)); got.Counts[0] != 30_001 || got.Sums[3] != 3_000_100 {
+	again := suddenly(t, dir)
+	if at := again.Position(); !at.Created.Equal(now) || at.Sequence != 7 {
+		t.Errorf("the position is %+v", at)
+	}
+	if got := apply(t, again, one("t/last", now)); got.Counts[0] != 30_001 || got.Sums[3] != 3_000_100 || !got.Since.Equal(since) {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -26,10 +26,12 @@ type tail struct {
 	events int   // in it, and in those before it that are not being folded
 }
 
-// frame is what one frame holds: a batch, or the news that the stream is another one.
+// frame is what one frame holds: a batch, or news of the place in the stream.
 type frame struct {
-	Created *time.Time     `json:"created,omitempty"`
-	Events  []enrich.Event `json:"events,omitempty"`
+	Created  *time.Time     `json:"created,omitempty"`
+	Sequence uint64         `json:"sequence,omitzero"`
+	Since    time.Time      `json:"since,omitzero"`
+	Events   []enrich.Event `json:"events,omitempty"`
 }
 
 func (t *tail) append(events []enrich.Event) error {
@@ -39,8 +41,6 @@ func (t *tail) append(events []enrich.Event) error {
 	}
 	return err
 }
-
-func (t *tail) restart(created time.Time) error { return t.write(frame{Created: &created}) }
 
 // write appends a frame. What a write that failed has left is cut off first: nothing is read beyond a torn frame.
 func (t *tail) write(f frame) error {
@@ -128,7 +128,7 @@ func (s *state) replay(path string) (events int, err error) {
 			return events, fmt.Errorf("%s: %w", path, err)
 		}
 		if fr.Created != nil {
-			s.Position = enrich.Position{Created: *fr.Created}
+			s.restart(fr)
 		}
 		for _, e := range fr.Events {
 			s.apply(e)
