@@ -36,6 +36,9 @@ const (
 	syncEvery   = 5 * time.Second
 	syncTries   = 4 // the try with the shortest way counts
 	syncTimeout = time.Second
+	// A machine whose clock is set, or that was suspended, is asked about within a moment: what it decides until then is wrong.
+	lookEvery = 250 * time.Millisecond
+	stepped   = 50 * time.Millisecond // apart: it is asked
 	// step is the largest backward correction that is taken slowly: the clock then runs at half its pace and never back.
 	// Beyond it the clock was plainly wrong and is set at once.
 	step = time.Second
@@ -83,15 +86,23 @@ func (c *Clock) Keep(ctx context.Context, nc *nats.Conn, stream string) (done <-
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		tick := time.NewTicker(syncEvery)
+		tick := time.NewTicker(lookEvery)
 		defer tick.Stop()
-		for {
+		for told, began := c.local(), time.Now(); ; {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				_ = c.Sync(ctx, nc, stream) // the old offset stays good; a lost connection is said elsewhere
 			}
+			passed := time.Since(began)
+			step := c.local().Round(0).Sub(told.Round(0)) - passed // by the wall's clock, and by the one that nobody sets
+			if passed < syncEvery && step.Abs() < stepped {
+				continue
+			}
+			if c.Sync(ctx, nc, stream) != nil && step.Abs() >= stepped {
+				continue // at once again
+			}
+			told, began = c.local(), time.Now() // the old offset stays good; a lost connection is said elsewhere
 		}
 	}()
 	return ended, nil

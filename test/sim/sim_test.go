@@ -125,6 +125,29 @@ func TestInTime(t *testing.T) {
 	}
 }
 
+// A machine whose clock is set goes by the broker's again within a moment, not with the next sync in its turn.
+func TestAClockThatIsSetIsNoticed(t *testing.T) {
+	for _, step := range []time.Duration{time.Hour, -time.Hour} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t, 1, false)
+			skew := &atomic.Int64{}
+			w.skews["edge-a"] = skew
+			w.open()
+			time.Sleep(time.Second)
+			clock := w.player("edge-a").clock
+			if off := time.Until(clock.Now()); off.Abs() > 10*time.Millisecond {
+				t.Errorf("wrong by %s before", off)
+			}
+			skew.Store(int64(step))
+			time.Sleep(500 * time.Millisecond)
+			if off := time.Until(clock.Now()); off.Abs() > 10*time.Millisecond {
+				t.Errorf("set by %s: wrong by %s after half a second", step, off)
+			}
+			w.stop()
+		})
+	}
+}
+
 // A store that does not answer in a burial holds the step up for as long as one that does not answer a handler, not for ever.
 func TestABurialIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,7 +89,7 @@ type world struct {
 	unguarded bool                                                        // edges leave everything to the pipeline, on purpose
 	batchFrom int
 	stuck     func(store.Decide) bool  // what is never answered, in a test of its own
-	skews     map[string]time.Duration // how wrong the clock of a role's machine is
+	skews     map[string]*atomic.Int64 // how wrong the clock of a role's machine is, in nanoseconds
 	loud      bool
 	began     time.Time
 
@@ -106,6 +107,7 @@ type process struct {
 	role   string // persist-b
 	handle *handle
 	conn   *nats.Conn
+	clock  *app.Clock
 	end    context.CancelFunc
 	door   *pipes // an edge's
 }
@@ -132,10 +134,11 @@ func newWorld(t *testing.T, seed uint64, loud bool) *world {
 	}
 	w.roles = roles[:w.dice.about("roles").IntN(5)+len(roles)-4]
 	w.batchFrom = [...]int{0, 2, 8}[w.dice.about("batches").IntN(3)]
-	w.skews = map[string]time.Duration{}
+	w.skews = map[string]*atomic.Int64{}
 	if w.dice.hits(0.5, "skewed") {
 		for _, role := range w.roles {
-			w.skews[role] = w.dice.between(-10*time.Second, 10*time.Second, "skew of "+role)
+			w.skews[role] = &atomic.Int64{}
+			w.skews[role].Store(int64(w.dice.between(-10*time.Second, 10*time.Second, "skew of "+role)))
 		}
 	}
 	w.clients = newClients(w)
@@ -213,7 +216,13 @@ func (w *world) start(role string) {
 		return
 	}
 	metrics := prometheus.NewRegistry()
-	shell := app.Shell{Name: service(role), Conn: conn, JS: js, Clock: app.NewClock(func() time.Time { return time.Now().Add(w.skews[role]) }), Log: zerolog.Nop(), Metrics: metrics, Health: health,
+	p.clock = app.NewClock(func() time.Time {
+		if skew := w.skews[role]; skew != nil {
+			return time.Now().Add(time.Duration(skew.Load()))
+		}
+		return time.Now()
+	})
+	shell := app.Shell{Name: service(role), Conn: conn, JS: js, Clock: p.clock, Log: zerolog.Nop(), Metrics: metrics, Health: health,
 		Steps: stage.NewMetrics(metrics), BatchFrom: w.batchFrom}
 	ctx, end := context.WithCancel(context.Background())
 	p.conn, p.end = conn, end
