@@ -101,7 +101,7 @@ func TestAPausedEndpointWaitsAndThenDelivers(t *testing.T) {
 
 func TestADrainFinishesAttemptsAndHandsTheRestBack(t *testing.T) {
 	w := newWorld(t)
-	w.config.Timeout = 500 * time.Millisecond
+	w.config.Timeout = 2 * time.Second
 	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) { <-req.Context().Done() })
 	w.endpoint("e", r.URL)
 	stop := w.run()

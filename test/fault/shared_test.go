@@ -67,6 +67,7 @@ func TestMain(m *testing.M) {
 	for _, stop := range slices.Backward(stops) {
 		stop()
 	}
+	system.Clean()
 	if total.cycles > 0 {
 		fmt.Println("fault:", total)
 	}

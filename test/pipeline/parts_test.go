@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -135,9 +133,6 @@ func TestNothingPersonalIsLeftInRealParts(t *testing.T) {
 		outputs["metrics of "+service] = get(t, "http://"+ops+"/metrics")
 	}
 	c.Stop()
-	if err := os.RemoveAll(filepath.Join(c.Dir, "bin")); err != nil { // the programs are nobody's data
-		t.Fatal(err)
-	}
 	scan(t, c.Dir, outputs)
 }
 

@@ -95,11 +95,32 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 	return c
 }
 
-// StartCluster builds the binaries into dir and starts everything, the services before what they stand on, then waits until all
+// programs is the folder of the binaries.
+var programs string
+
+// build makes the binaries, once for this process: linking them takes a quarter of a minute.
+var build = sync.OnceValue(func() (err error) {
+	if programs, err = os.MkdirTemp("", "crivo-programs-"); err != nil {
+		return err
+	}
+	if out, err := exec.Command("go", "build", "-o", programs+"/", "crivo/services/cmd/...").CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w: %s", err, out)
+	}
+	return nil
+})
+
+// Clean removes the binaries. Whoever starts a cluster calls it at the end of the process, as [Main] does.
+func Clean() {
+	if programs != "" {
+		_ = os.RemoveAll(programs)
+	}
+}
+
+// StartCluster builds the binaries and starts everything in dir, the services before what they stand on, then waits until all
 // are ready. What was started must be stopped, after an error too.
 func StartCluster(ctx context.Context, dir string, o ClusterOptions) (*Cluster, error) {
 	c := &Cluster{Dir: dir, o: o, Processes: map[string]*Process{}, Operations: map[string]string{}}
-	for _, step := range []func(context.Context) error{c.build, c.secrets, c.configure, c.services, c.servers, c.Ready} {
+	for _, step := range []func(context.Context) error{c.prepare, c.secrets, c.configure, c.services, c.servers, c.Ready} {
 		if err := step(ctx); err != nil {
 			return c, err
 		}
@@ -109,16 +130,12 @@ func StartCluster(ctx context.Context, dir string, o ClusterOptions) (*Cluster, 
 
 func (c *Cluster) file(name string) string { return filepath.Join(c.Dir, name) }
 
-func (c *Cluster) build(ctx context.Context) error {
-	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+func (c *Cluster) prepare(context.Context) error {
+	if err := build(); err != nil {
 		return err
 	}
-	c.Binary = c.file("bin/crivo")
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", c.file("bin")+"/", "crivo/services/cmd/...").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("build: %w: %s", err, out)
-	}
-	return nil
+	c.Binary = filepath.Join(programs, "crivo")
+	return os.MkdirAll(c.Dir, 0o755)
 }
 
 func (c *Cluster) secrets(ctx context.Context) error {
@@ -231,7 +248,7 @@ func (c *Cluster) Serve(name string, number int) error {
 	}
 	process := fmt.Sprint(name, "-", number)
 	c.Operations[process] = addresses[0]
-	return c.run(process, env, c.file("bin/"+name), args...)
+	return c.run(process, env, filepath.Join(programs, name), args...)
 }
 
 // run starts a process under a name, and keeps what it says.

@@ -34,7 +34,9 @@ const child = "CRIVO_TEST_CHILD"
 // be built.
 func Main(m *testing.M) {
 	IfChild()
-	os.Exit(m.Run())
+	status := m.Run()
+	Clean()
+	os.Exit(status)
 }
 
 // Command is crivo with args, run by this test binary: see Main.
