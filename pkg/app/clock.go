@@ -36,6 +36,7 @@ const (
 	syncEvery   = 5 * time.Second
 	syncTries   = 4 // the try with the shortest way counts
 	syncTimeout = time.Second
+	goodTrip    = 2 * time.Millisecond // wrong by a millisecond at most: no further try
 	// A machine whose clock is set, or that was suspended, is asked about within a moment: what it decides until then is wrong.
 	lookEvery = 250 * time.Millisecond
 	stepped   = 50 * time.Millisecond // apart: it is asked
@@ -122,6 +123,9 @@ func (c *Clock) Sync(ctx context.Context, nc *nats.Conn, stream string) error {
 		}
 		if best.trip == 0 || s.trip < best.trip {
 			best = s
+		}
+		if best.trip <= goodTrip {
+			break
 		}
 	}
 	if best.trip == 0 {

@@ -268,11 +268,12 @@ func (e *edge) hear(m *nats.Msg) {
 
 // housekeeping forgets lost flights and looks at the room in the streams and at the store, once a second.
 func (e *edge) housekeeping(ctx context.Context) {
+	again := map[string]time.Time{}
 	for stage.Sleep(ctx, time.Second) == nil {
 		e.flights.expire(e.Clock.Now())
 		n, _ := e.flights.load()
 		e.metrics.inFlight.Set(float64(n))
-		e.checkRoom(ctx)
+		e.checkRoom(ctx, again)
 		e.checkStore(ctx)
 	}
 }
@@ -310,20 +311,29 @@ func (e *edge) watchFlow(ctx context.Context) {
 	}
 }
 
-// noRoom is the share of a stream's budget from which on nothing is accepted: what could not be decided must not come in.
-const noRoom = 0.9
+const (
+	// noRoom is the share of a stream's budget from which on nothing is accepted: what could not be decided must not come in.
+	noRoom    = 0.9
+	roomEvery = 5 * time.Second
+)
 
-func (e *edge) checkRoom(ctx context.Context) {
+// checkRoom asks about TX_SUBMITTED each time, as a word from the broker, and about the other streams not before their time.
+func (e *edge) checkRoom(ctx context.Context, again map[string]time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
 	crowded := ""
 	for _, step := range streams.Steps {
+		if step.Stream != streams.Submitted && time.Now().Before(again[step.Stream]) {
+			continue
+		}
 		stream, err := e.JS.Stream(ctx, step.Stream)
 		if err != nil {
+			delete(again, step.Stream)
 			e.Health.Set("broker", "the broker does not answer, or has no "+step.Stream)
 			return
 		}
 		info := stream.CachedInfo()
+		again[step.Stream] = time.Now().Add(streams.Spare(info, noRoom, roomEvery))
 		if info.Config.MaxBytes > 0 && float64(info.State.Bytes) > noRoom*float64(info.Config.MaxBytes) {
 			crowded = step.Stream
 		}

@@ -81,8 +81,9 @@ const (
 type keeper struct {
 	Config
 	metrics  *metrics
-	compared time.Time       // when the TX_DECIDED was made that has been compared with the store
-	said     map[string]bool // parts whose failure is in the log already
+	compared time.Time            // when the TX_DECIDED was made that has been compared with the store
+	said     map[string]bool      // parts whose failure is in the log already
+	again    map[string]time.Time // when a stream may be crowded, and is looked at
 	lease    lease
 	works    bool   // this keeper holds the lease
 	heard    *heard // nil: not read yet
@@ -97,7 +98,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Holder == "" {
 		cfg.Holder = rand.Text()
 	}
-	k := &keeper{Config: cfg, metrics: newMetrics(cfg.Metrics), said: map[string]bool{}, lease: lease{js: cfg.JS, holder: cfg.Holder}}
+	k := &keeper{Config: cfg, metrics: newMetrics(cfg.Metrics), said: map[string]bool{}, again: map[string]time.Time{}, lease: lease{js: cfg.JS, holder: cfg.Holder}}
 	defer k.lease.release(ctx)
 	for n := 0; ctx.Err() == nil; n++ {
 		if n%looks == 0 {

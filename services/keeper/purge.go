@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -24,6 +25,9 @@ var errEnough = errors.New("enough")
 func (k *keeper) purge(ctx context.Context) error {
 	var errs []error
 	for _, spec := range streams.Steps {
+		if time.Now().Before(k.again[spec.Stream]) {
+			continue
+		}
 		if err := k.makeRoom(ctx, spec.Stream); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", spec.Stream, err))
 		}
@@ -39,6 +43,7 @@ func (k *keeper) makeRoom(ctx context.Context, name string) error {
 	k.metrics.reaches(info)
 	surplus := excess(info)
 	if surplus == 0 {
+		k.again[name] = time.Now().Add(streams.Spare(info, crowded, k.Every))
 		return nil
 	}
 	floor, err := acknowledged(ctx, stream)
