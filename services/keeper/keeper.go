@@ -69,6 +69,8 @@ const (
 	sweepEvery = 5 * time.Second
 	// patience is how long past its deadline a claim is left to the pipeline; it doubles with each run.
 	patience = 3 * time.Second
+	// sweepGroup is what is raised before it is published: where nothing can be published, little is raised in vain.
+	sweepGroup = 128
 	// sweepAtOnce bounds one sweep, so that a backlog does not flood what just recovered.
 	sweepAtOnce = 2000
 	storeTry    = time.Second
@@ -82,6 +84,7 @@ type keeper struct {
 	Config
 	metrics  *metrics
 	compared time.Time            // when the TX_DECIDED was made that has been compared with the store
+	held     []store.Key          // whose decisions the store had at the last look
 	said     map[string]bool      // parts whose failure is in the log already
 	again    map[string]time.Time // when a stream may be crowded, and is looked at
 	lease    lease
@@ -128,7 +131,10 @@ func (k *keeper) holds(ctx context.Context) (began bool) {
 		k.Log.Info().Bool("works", k.works).Msg("keeper's turn")
 		k.metrics.turn(k.works)
 	}
-	return k.works && !before
+	if began = k.works && !before; began {
+		k.heard = nil // another may have noted a place since
+	}
+	return began
 }
 
 // recent is how many of the newest decisions tell whether a store lacks any: it was lost, or is an older backup.

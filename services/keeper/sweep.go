@@ -17,12 +17,20 @@ import (
 )
 
 // putBack completes claims whose decision stands in TX_DECIDED and not in the store, as after a restored backup: bytes as they
-// were. It compares the whole stream, once after a start and once after the stream was made anew: persist stores before it
-// publishes, so only a store that was replaced lacks any, and that is a restart.
+// were. It compares the whole stream, once after a start, after the stream was made anew, and after the store was replaced: persist
+// stores before it publishes, so only a store that was replaced lacks any.
 func (k *keeper) putBack(ctx context.Context) error {
 	info, stream, err := k.info(ctx, streams.Decided)
-	if err != nil || info.Created.Equal(k.compared) {
+	if err != nil {
 		return err
+	}
+	replaced, err := k.replaced(ctx, stream, info.State)
+	if err != nil || !replaced && info.Created.Equal(k.compared) {
+		return err
+	}
+	if replaced {
+		k.Log.Warn().Msg("the transaction store lacks decisions that it had: an older one was put in its place")
+		k.compared = time.Time{}
 	}
 	err = k.scan(ctx, streams.Decided, info.State.FirstSeq, info.State.LastSeq, func(batch []jetstream.Msg) error {
 		decides, err := k.lacking(ctx, stream, batch)
@@ -39,6 +47,41 @@ func (k *keeper) putBack(ctx context.Context) error {
 		k.compared = info.Created
 	}
 	return err
+}
+
+// glance is how many of the newest decisions tell in each round whether the store is still the one it was.
+const glance = 4
+
+// replaced tells whether the store lacks what it had at the last look, and looks at the newest decisions for the next.
+func (k *keeper) replaced(ctx context.Context, stream jetstream.Stream, state jetstream.StreamState) (bool, error) {
+	var newest []store.Key
+	for n := range min(glance, state.Msgs) {
+		m, err := stream.GetMsg(ctx, state.LastSeq-n)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if i, err := streams.ReadIdent(m.Header); err == nil {
+			newest = append(newest, store.Key{Tenant: i.Tenant, ID: i.ID})
+		}
+	}
+	had := slices.Clone(k.held)
+	if len(had)+len(newest) == 0 {
+		return false, nil
+	}
+	lacking, err := k.Transactions.Undecided(ctx, append(had, newest...))
+	if err != nil {
+		return false, err
+	}
+	lacks := func(key store.Key) bool { return slices.Contains(lacking, key) }
+	if slices.ContainsFunc(k.held, lacks) {
+		k.held = nil
+		return true, nil
+	}
+	k.held = slices.DeleteFunc(newest, lacks)
+	return false, nil
 }
 
 // lacking returns the decisions of a batch that the store does not hold.
@@ -104,6 +147,17 @@ func (k *keeper) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for n := 1; len(ripe) > 0; n = sweepGroup { // the first alone tells whether anything can be published
+		n = min(n, len(ripe))
+		if err := k.runAgain(ctx, now, ripe[:n], tenants); err != nil {
+			return err
+		}
+		ripe = ripe[n:]
+	}
+	return nil
+}
+
+func (k *keeper) runAgain(ctx context.Context, now time.Time, ripe []store.Entry, tenants map[string]store.Tenant) (err error) {
 	var whole, broken []stage.Output // one stream each
 	for _, e := range ripe {
 		raised, raiseErr := k.Transactions.Raise(ctx, store.Raise{Key: e.Key, FromRun: e.Run, AcceptedAt: e.AcceptedAt,
@@ -207,7 +261,7 @@ func (k *keeper) announce(ctx context.Context) error {
 // publish stores outputs in groups.
 func (k *keeper) publish(ctx context.Context, outputs []stage.Output) error {
 	for len(outputs) > 0 {
-		n := min(len(outputs), 128)
+		n := min(len(outputs), sweepGroup)
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		_, err := k.Publish(try, outputs[:n])
 		cancel()
