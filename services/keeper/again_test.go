@@ -61,6 +61,38 @@ func TestWhatALostBrokerHadToTellIsToldAgain(t *testing.T) {
 	}
 }
 
+// Another keeper told again what a lost broker had to tell, and noted it. Whose turn comes after it goes by that note, and not by what
+// it knew of an earlier turn.
+func TestATurnGoesByTheNewestNote(t *testing.T) {
+	w := newWorld(t)
+	c := newClaim("a")
+	w.claim(c)
+	w.decide(false, c)
+	w.run()
+	w.until("a note of the place", func() bool {
+		_, err := w.notes.State(t.Context(), "keeper/heard")
+		return err == nil
+	})
+	w.rounds(2)
+	bucket, err := w.js.KeyValue(t.Context(), streams.LeasesBucket)
+	w.must(err)
+	_, err = bucket.Put(t.Context(), "keeper", []byte("another"))
+	w.must(err)
+	w.until("another's turn", func() bool { return w.gauge("crivo_keeper_works") == 0 })
+	w.must(w.js.DeleteStream(t.Context(), streams.Decided))
+	w.provision()
+	s, err := w.js.Stream(t.Context(), streams.Decided)
+	w.must(err)
+	note, err := json.Marshal(map[string]txn.Time{"created": txn.At(s.CachedInfo().Created), "until": txn.At(start)})
+	w.must(err)
+	w.must(w.notes.PutState(t.Context(), "keeper/heard", note))
+	w.until("its turn again", func() bool { return w.gauge("crivo_keeper_works") == 1 })
+	w.rounds(3)
+	if got := w.told(); len(got) != 0 {
+		t.Errorf("told again: %v", got)
+	}
+}
+
 // While notify has something left to take up, the place stays before it, however long that takes.
 func TestThePlaceWaitsForNotify(t *testing.T) {
 	w := newWorld(t)

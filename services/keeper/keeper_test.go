@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -231,6 +232,7 @@ type fragile struct {
 	rounds    atomic.Int64
 	blind     atomic.Bool // decisions cannot be compared
 	blinded   atomic.Int64
+	lost      sync.Map // keys whose decision an older backup lacks
 }
 
 func newClaim(id string) store.Claim {
@@ -296,7 +298,20 @@ func (f *fragile) Undecided(ctx context.Context, keys []store.Key) ([]store.Key,
 	if err := f.gone(); err != nil {
 		return nil, err
 	}
-	return f.Transactions.Undecided(ctx, keys)
+	open, err := f.Transactions.Undecided(ctx, keys)
+	for _, key := range keys {
+		if _, lost := f.lost.Load(key); lost {
+			open = append(open, key)
+		}
+	}
+	return open, err
+}
+
+func (f *fragile) Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error) {
+	for _, d := range decides {
+		f.lost.Delete(d.Key)
+	}
+	return f.Transactions.Decide(ctx, decides)
 }
 
 func (f *fragile) Unannounced(ctx context.Context, then time.Time, limit int) ([]store.Entry, error) {
@@ -524,6 +539,55 @@ func TestF13AStoreThatLacksRecentDecisionsIsMadeWholeFirst(t *testing.T) {
 			}
 		})
 	}
+}
+
+// F13: a database is put back from a backup while the keeper runs and only waits for it.
+func TestF13AStoreThatIsReplacedMeanwhileIsMadeWhole(t *testing.T) {
+	w := newWorld(t)
+	w.provision()
+	all := claims("x", 20)
+	w.claim(all...)
+	w.decide(false, all...)
+	w.publish(outputs(streams.EventDecided, func(c store.Claim) []byte { return decided(c, txn.Approve) }, all)...)
+	w.run()
+	w.rounds(3)
+	if n := w.found("decision put back"); n != 0 {
+		t.Fatalf("%d put back into a store that has them", n)
+	}
+	for _, c := range all[5:] {
+		w.store.lost.Store(c.Key, true)
+	}
+	w.until("all of them are back", func() bool { return w.found("decision put back") == 15 })
+	w.rounds(3)
+	if n := w.found("decision put back"); n != 15 {
+		t.Errorf("%d put back", n)
+	}
+}
+
+// While nothing can be published, what is raised stays few: each run makes a claim wait longer for the next.
+func TestLittleIsRaisedInVain(t *testing.T) {
+	w := newWorld(t)
+	w.full(streams.Enrich, 300, 300, 300, 0) // its front is undecided, so it stays full
+	w.fill(streams.Submitted, 1)
+	late := claims("late", 300)
+	w.claim(late...)
+	raised := func() (n int64) {
+		for _, c := range late {
+			if w.entry(c.ID).Run > 1 {
+				n++
+			}
+		}
+		return n
+	}
+	w.forward(time.Minute)
+	w.run()
+	w.rounds(5)
+	if n, rounds := raised(), w.store.rounds.Load()+1; n > rounds {
+		t.Errorf("%d raised in %d rounds that published nothing", n, rounds)
+	}
+	w.decide(false, claims("x", 1)...)
+	w.forward(time.Hour)
+	w.until("all ran again", func() bool { return raised() == 300 && w.state(streams.Submitted).LastSeq >= 600 })
 }
 
 func TestNothingRunsAgainBeforeDecisionsWereCompared(t *testing.T) {
