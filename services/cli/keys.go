@@ -99,7 +99,9 @@ func (c *KeysCreateCmd) nats(ctx context.Context) error {
 	}
 	fmt.Printf("id    %s\nfile  %s\n", made.ID, made.File)
 	if c.Dir != "" {
-		fmt.Printf("\nHave the NATS servers read %s again: nats-server --signal reload\n", filepath.Join(c.Dir, broker.AuthFile))
+		// A container holds the file as it was when it started.
+		fmt.Printf("\nHave the NATS servers read %s again: nats-server --signal reload, or with compose.yaml one after the other:\n"+
+			"docker compose restart nats\n", filepath.Join(c.Dir, broker.AuthFile))
 	}
 	return nil
 }
