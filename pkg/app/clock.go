@@ -12,15 +12,21 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Clock tells the broker's time. A machine's own clock decides nothing; it only carries the offset on between two syncs.
-// The zero value is the machine's clock until the first sync.
+// Clock tells the broker's time. A machine's own clock decides nothing: between two syncs the time is carried on by what has passed,
+// whoever sets the machine's clock meanwhile. The zero value is the machine's clock until the first sync.
 type Clock struct {
+	start   atomic.Pointer[start] // nil until the first sync
 	offset  atomic.Pointer[correction]
-	synced  atomic.Int64 // machine's Unix nanoseconds of the last sync that held, 0 for none
-	machine func() time.Time
+	ahead   atomic.Int64     // nanoseconds of the broker's clock before the machine's at the last sync
+	synced  atomic.Int64     // Unix nanoseconds of the last sync that held, 0 for none
+	machine func() time.Time // nil: this machine's
+	passing func() time.Time // only what passes between two of it counts; nil: time.Now
 
 	mu sync.Mutex // one sync at a time
 }
+
+// start is the machine's time at the first sync, and the reading that tells what has passed since then.
+type start struct{ at, read time.Time }
 
 // correction is the offset to the machine's clock, and what of an older, larger one is still to be taken back.
 type correction struct {
@@ -37,9 +43,9 @@ const (
 	syncTries   = 4 // the try with the shortest way counts
 	syncTimeout = time.Second
 	goodTrip    = 2 * time.Millisecond // wrong by a millisecond at most: no further try
-	// A machine whose clock is set, or that was suspended, is asked about within a moment: what it decides until then is wrong.
+	// What has passed does not count a machine's sleep, so the broker is asked at once where it parts from the machine's clock.
 	lookEvery = 250 * time.Millisecond
-	stepped   = 50 * time.Millisecond // apart: it is asked
+	parted    = 50 * time.Millisecond
 	// step is the largest backward correction that is taken slowly: the clock then runs at half its pace and never back.
 	// Beyond it the clock was plainly wrong and is set at once.
 	step = time.Second
@@ -64,14 +70,30 @@ func (c *Clock) Offset() (time.Duration, time.Time) {
 	if at == 0 {
 		return 0, time.Time{}
 	}
-	return c.offset.Load().offset, time.Unix(0, at)
+	return time.Duration(c.ahead.Load()), time.Unix(0, at)
 }
 
+// local is the machine's time at the first sync and what has passed since then.
 func (c *Clock) local() time.Time {
-	if c.machine != nil {
-		return c.machine()
+	s := c.start.Load()
+	if s == nil {
+		return c.wall()
 	}
-	return machineNow()
+	return s.at.Add(c.read().Sub(s.read))
+}
+
+func (c *Clock) wall() time.Time {
+	if c.machine != nil {
+		return c.machine().Round(0)
+	}
+	return machineNow().Round(0)
+}
+
+func (c *Clock) read() time.Time {
+	if c.passing != nil {
+		return c.passing()
+	}
+	return time.Now()
 }
 
 func (k *correction) at(now time.Time) time.Duration {
@@ -89,25 +111,26 @@ func (c *Clock) Keep(ctx context.Context, nc *nats.Conn, stream string) (done <-
 		defer close(ended)
 		tick := time.NewTicker(lookEvery)
 		defer tick.Stop()
-		for told, began := c.local(), time.Now(); ; {
+		for asked, apart := time.Now(), c.apart(); ; {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
 			}
-			passed := time.Since(began)
-			step := c.local().Round(0).Sub(told.Round(0)) - passed // by the wall's clock, and by the one that nobody sets
-			if passed < syncEvery && step.Abs() < stepped {
+			part := (c.apart() - apart).Abs() >= parted
+			if !part && time.Since(asked) < syncEvery {
 				continue
 			}
-			if c.Sync(ctx, nc, stream) != nil && step.Abs() >= stepped {
-				continue // at once again
+			if c.Sync(ctx, nc, stream) == nil || !part {
+				asked, apart = time.Now(), c.apart() // else the old offset stays good; a lost connection is said elsewhere
 			}
-			told, began = c.local(), time.Now() // the old offset stays good; a lost connection is said elsewhere
 		}
 	}()
 	return ended, nil
 }
+
+// apart is how far the machine's clock is before what it was plus what has passed.
+func (c *Clock) apart() time.Duration { return c.wall().Sub(c.local()) }
 
 // Sync measures the offset once. The error means that the broker did not tell its time; the clock then goes on as it was.
 func (c *Clock) Sync(ctx context.Context, nc *nats.Conn, stream string) error {
@@ -161,6 +184,9 @@ func (c *Clock) ask(ctx context.Context, nc *nats.Conn, stream string) (sample, 
 
 // adopt takes a sample over. What lies within its error is noise; forward goes at once; a little backward goes slowly.
 func (c *Clock) adopt(s sample) {
+	if c.start.Load() == nil {
+		c.start.Store(&start{c.wall(), c.read()})
+	}
 	now := c.local()
 	old := c.offset.Load()
 	switch {
@@ -174,5 +200,6 @@ func (c *Clock) adopt(s sample) {
 		}
 		c.offset.Store(next)
 	}
+	c.ahead.Store(int64(c.offset.Load().offset - c.apart()))
 	c.synced.Store(now.UnixNano())
 }

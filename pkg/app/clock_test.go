@@ -41,7 +41,7 @@ func TestTheClockAdoptsTheBrokersTime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine()
-			c := app.NewClock(m.read)
+			c := app.NewClock(m.read).Passing(m.read)
 			c.Adopt(tc.first, trip)
 			c.Adopt(tc.then, trip)
 			m.pass(tc.passed)
@@ -54,7 +54,7 @@ func TestTheClockAdoptsTheBrokersTime(t *testing.T) {
 
 func TestTheClockNeverRunsBackWithinASecond(t *testing.T) {
 	m := newMachine()
-	c := app.NewClock(m.read)
+	c := app.NewClock(m.read).Passing(m.read)
 	c.Adopt(0, trip)
 	last := c.Now()
 	for i, offset := range []time.Duration{-100, -300, 50, -900, -905, -200, -600, 0} {
@@ -70,9 +70,30 @@ func TestTheClockNeverRunsBackWithinASecond(t *testing.T) {
 	}
 }
 
+// Whoever sets the machine's clock changes nothing but how far it is off.
+func TestAMachineThatIsSetChangesNothing(t *testing.T) {
+	m, passing := newMachine(), newMachine()
+	c := app.NewClock(m.read).Passing(passing.read)
+	c.Adopt(time.Second, trip)
+	right := c.Now()
+	m.pass(-time.Hour)
+	if got := c.Now(); !got.Equal(right) {
+		t.Errorf("went by %s", got.Sub(right))
+	}
+	m.pass(time.Minute)
+	passing.pass(time.Minute)
+	if got := c.Now(); !got.Equal(right.Add(time.Minute)) {
+		t.Errorf("a minute took %s", got.Sub(right))
+	}
+	c.Adopt(time.Second, trip)
+	if offset, _ := c.Offset(); offset != time.Hour+time.Second {
+		t.Errorf("the machine is said to be %s off", offset)
+	}
+}
+
 func TestAClockWithoutASyncIsTheMachines(t *testing.T) {
 	m := newMachine()
-	c := app.NewClock(m.read)
+	c := app.NewClock(m.read).Passing(m.read)
 	if got := c.Now(); !got.Equal(m.now) {
 		t.Errorf("tells %s", got)
 	}

@@ -125,8 +125,8 @@ func TestInTime(t *testing.T) {
 	}
 }
 
-// A machine whose clock is set goes by the broker's again within a moment, not with the next sync in its turn.
-func TestAClockThatIsSetIsNoticed(t *testing.T) {
+// A machine's clock may be set at any moment: the time goes on as before.
+func TestAClockThatIsSetChangesNothing(t *testing.T) {
 	for _, step := range []time.Duration{time.Hour, -time.Hour} {
 		bubble(t, func(t *testing.T) {
 			w := newWorld(t, 1, false)
@@ -139,9 +139,11 @@ func TestAClockThatIsSetIsNoticed(t *testing.T) {
 				t.Errorf("wrong by %s before", off)
 			}
 			skew.Store(int64(step))
-			time.Sleep(500 * time.Millisecond)
-			if off := time.Until(clock.Now()); off.Abs() > 10*time.Millisecond {
-				t.Errorf("set by %s: wrong by %s after half a second", step, off)
+			for range 4 {
+				if off := time.Until(clock.Now()); off.Abs() > 10*time.Millisecond {
+					t.Errorf("set by %s: wrong by %s", step, off)
+				}
+				time.Sleep(200 * time.Millisecond)
 			}
 			w.stop()
 		})

@@ -86,6 +86,11 @@ func (w *world) forecast(fair bool) weather {
 			w.broker.wipe(length(r, time.Second))
 		})
 	}
+	some(2, "a machine's clock is set", func(r *rand.Rand) {
+		if skew := w.skews[w.roles[r.IntN(len(w.roles))]]; skew != nil {
+			skew.Add(r.Int64N(int64(2*time.Hour)) - int64(time.Hour))
+		}
+	})
 	return out.inOrder()
 }
 
