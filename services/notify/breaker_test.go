@@ -453,3 +453,19 @@ func TestW18WhatIsSentNothingHasNoOpenBreaker(t *testing.T) {
 		t.Errorf("%s after one failure", got)
 	}
 }
+
+// W18: a probe that cannot be signed leaves the breaker open, and the next one is not kept waiting.
+func TestW18AProbeThatCannotBeSignedDidNotSucceed(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	now := w.config.Clock.Now().UnixMilli()
+	w.stands(map[string]store.Breaker{"e": {State: store.BreakerOpen, Since: now, Until: now}})
+	w.endpoint("e", r.URL, func(e *store.Endpoint) { e.Secrets = nil })
+	w.run()
+	w.decide("x")
+	w.until("a try", func() bool { rows := w.rows("e"); return len(rows) == 1 && len(rows[0].Attempts) == 1 })
+	w.isBreaker("e", store.BreakerOpen)
+	if n := len(r.all()); n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}

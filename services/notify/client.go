@@ -2,6 +2,7 @@ package notify
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -122,22 +124,27 @@ func (c *client) post(ctx context.Context, e store.Endpoint, secrets []webhook.S
 	if err != nil {
 		out.attempt.Error = class(err)
 	} else {
-		out = read(res, now)
-		out.attempt.Response = mask(out.attempt.Response, e.Headers)
+		// Whatever an answer's body is, it ends with the attempt.
+		defer context.AfterFunc(ctx, func() { _ = res.Body.Close() })()
+		out = read(res, e.Headers, now)
 	}
 	phases.fill(&out.attempt)
 	out.attempt.DurationMS = time.Since(start).Milliseconds()
 	return out
 }
 
-// read takes what is kept of an answer and closes it. The connection can be used again where that was all.
-func read(res *http.Response, now time.Time) outcome {
+// read takes what is kept of an answer to a request with these headers, and closes it. The connection can be used again where
+// that was all.
+func read(res *http.Response, headers map[string]string, now time.Time) outcome {
 	defer res.Body.Close()
-	// An error here changes nothing: the status stands, whatever became of the answer's body.
-	kept, _ := io.ReadAll(io.LimitReader(res.Body, maxResponse))
+	var kept []byte
+	if res.StatusCode != http.StatusSwitchingProtocols { // its body is the bare connection, which heeds no deadline
+		// An error here changes nothing: the status stands, whatever became of the answer's body.
+		kept, _ = io.ReadAll(io.LimitReader(res.Body, maxResponse))
+	}
 	out := outcome{status: res.StatusCode, retryAfter: retry.After(res.Header.Get("Retry-After"), now)}
 	out.attempt.Status = res.StatusCode
-	out.attempt.Response = strings.ToValidUTF8(string(kept), "?") // one byte each: what is kept must not grow
+	out.attempt.Response = strings.ToValidUTF8(mask(string(kept), headers), "?") // one byte each: what is kept must not grow
 	switch res.StatusCode / 100 {
 	case 2:
 	case 3:
@@ -151,16 +158,55 @@ func read(res *http.Response, now time.Time) outcome {
 // masked is how long a word of a header must be to be taken for a secret.
 const masked = 8
 
-// mask hides what an endpoint's own headers hold, such as its credential, from an answer that quotes the request.
-func mask(response string, headers map[string]string) string {
+// quotings are how an answer may spell a word: as it is, in JSON, and in JSON as PHP and Go write it.
+var quotings = []*strings.Replacer{
+	strings.NewReplacer(),
+	strings.NewReplacer(`"`, `\"`, `\`, `\\`),
+	strings.NewReplacer(`"`, `\"`, `\`, `\\`, `/`, `\/`),
+	strings.NewReplacer(`"`, `\"`, `\`, `\\`, `&`, `\u0026`, `<`, `\u003c`, `>`, `\u003e`),
+}
+
+// spellings are those of every word that may be a secret, the longest first, as one may hold another.
+func spellings(headers map[string]string) []string {
+	var out []string
 	for _, value := range headers {
 		for word := range strings.FieldsSeq(value) {
-			if len(word) >= masked {
-				response = strings.ReplaceAll(response, word, "***")
+			if len(word) < masked {
+				continue
+			}
+			for _, quoting := range quotings {
+				out = append(out, quoting.Replace(word))
 			}
 		}
 	}
+	slices.SortFunc(out, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	return slices.Compact(out)
+}
+
+// mask hides what an endpoint's own headers hold, such as its credential, from an answer that quotes the request, and also from
+// one that ends amid it. It never lengthens an answer.
+func mask(response string, headers map[string]string) string {
+	all := spellings(headers)
+	if n := begun(response, all); n >= masked { // first, before a shorter word takes away its beginning
+		response = response[:len(response)-n] + "***"
+	}
+	for _, s := range all {
+		response = strings.ReplaceAll(response, s, "***")
+	}
 	return response
+}
+
+// begun is the length of the longest of a text's endings that one of all begins with.
+func begun(text string, all []string) int {
+	most := 0
+	for _, s := range all {
+		for n := min(len(s), len(text)); n > most; n-- {
+			if strings.HasSuffix(text, s[:n]) {
+				most = n
+			}
+		}
+	}
+	return most
 }
 
 // class names an error without its text, which may quote what the receiver sent.

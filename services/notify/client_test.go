@@ -1,6 +1,7 @@
 package notify_test
 
 import (
+	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -16,6 +18,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -292,6 +295,85 @@ func TestW08ReceiversThatAskForTimeGetIt(t *testing.T) {
 	for _, g := range r.all() {
 		if g.header.Get(webhook.HeaderID) == "" {
 			t.Error("no id")
+		}
+	}
+}
+
+// After a 101 the answer's body is the bare connection, which no deadline ends.
+func TestW10AReceiverThatSwitchesProtocolsIsCut(t *testing.T) {
+	w := newWorld(t)
+	w.config.Schedule = []time.Duration{0}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	w.must(err)
+	cut := make(chan error, 1)
+	go func() { cut <- switchAndHold(l) }()
+	w.endpoint("e", "http://"+l.Addr().String())
+	stop := w.run()
+	w.Cleanup(func() { _ = l.Close() })
+	w.decide("x")
+	a := w.ended("e", 1, store.Exhausted)[0].Attempts[0]
+	if a.Status != http.StatusSwitchingProtocols || a.Error != "status" || a.Response != "" {
+		t.Errorf("%+v", a)
+	}
+	if err := <-cut; !errors.Is(err, io.EOF) {
+		t.Errorf("the connection was left: %v", err)
+	}
+	stop()
+}
+
+// switchAndHold takes a request, answers 101, and returns how the silence after it ended.
+func switchAndHold(l net.Listener) error {
+	conn, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * within)) // whatever the sender does, the test ends
+	in := bufio.NewReader(conn)
+	req, err := http.ReadRequest(in)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, req.Body); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"); err != nil {
+		return err
+	}
+	_, err = in.ReadByte()
+	return err
+}
+
+// An answer may spell what it quotes in JSON, and be cut amid it; up to seven bytes of a word tell nothing.
+func TestW25NoSpellingOfACredentialIsKept(t *testing.T) {
+	const basic, key = "Basic YWJj/ZGVmZw==", "client-0 client-0:0123456789"
+	pad := func(n int) string { return strings.Repeat(".", n) }
+	cases := map[string]struct{ header, answer, want string }{
+		"as it is":                       {basic, basic, "Basic ***"},
+		"JSON":                           {`aaa"bbb\ccc/ddd`, `"aaa\"bbb\\ccc/ddd"`, `"***"`},
+		"JSON of PHP":                    {basic, `{"got":"Basic YWJj\/ZGVmZw=="}`, `{"got":"Basic ***"}`},
+		"JSON of Go":                     {`a<b>c&d"efgh`, `"a\u003cb\u003ec\u0026d\"efgh"`, `"***"`},
+		"one byte cut":                   {basic, pad(4096-18) + basic, pad(4096-18) + "Basic ***"},
+		"much cut":                       {basic, pad(4096-14) + basic, pad(4096-14) + "Basic ***"},
+		"most cut":                       {basic, pad(4096-13) + basic, pad(4096-13) + "Basic YWJj/ZG"},
+		"JSON of PHP, cut":               {basic, pad(4096-16) + `Basic YWJj\/ZGVmZw==`, pad(4096-16) + "Basic ***"},
+		"often, then cut":                {basic, pad(14) + strings.Repeat(basic, 300), pad(14) + strings.Repeat("Basic ***", 215)},
+		"a word that begins another":     {key, "client-0:0123456789 client-0!", "*** ***!"},
+		"a word that begins one cut":     {key, pad(4096-12) + "client-0:0123456789", pad(4096-12) + "***"},
+		"a word that begins one at last": {key, "client-0:0123456789", "***"},
+	}
+	w := newWorld(t)
+	r := newReceiver(t, func(rw http.ResponseWriter, req *http.Request, _ int) {
+		_, _ = io.WriteString(rw, cases[req.URL.Query().Get("case")].answer)
+	})
+	for name, c := range cases {
+		w.endpoint(name, r.URL+"/?case="+url.QueryEscape(name), func(e *store.Endpoint) { e.Headers = map[string]string{"X-Key": c.header} })
+	}
+	w.run()
+	w.decide("x")
+	for name, c := range cases {
+		if got := w.ended(name, 1, store.Delivered)[0].Attempts[0].Response; got != c.want {
+			t.Errorf("%s: %d bytes, %q, want %q", name, len(got), strings.TrimLeft(got, "."), strings.TrimLeft(c.want, "."))
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"crivo/pkg/failpoint"
 	"crivo/pkg/txn"
+	"crivo/pkg/webhook"
 	"crivo/services/owed"
 	"crivo/services/store"
 	"crivo/streams"
@@ -22,18 +23,7 @@ func (n *notifier) deliver(e store.Endpoint, row store.Delivery, probing store.B
 	if !n.inTime(row) {
 		return // another may hold it by the time of the answer. The lease runs out, then it is due again
 	}
-	box, err := n.Keys.Box(row.Tenant)
-	if err != nil {
-		n.Log.Error().Err(err).Str("endpoint", e.ID).Msg("no keys to open the signing secret with")
-		return
-	}
-	secrets, err := e.OpenSecrets(box, now)
-	if err != nil || len(secrets) == 0 {
-		n.Log.Error().Err(err).Str("endpoint", e.ID).Msg("no signing secret")
-		return
-	}
-	res := n.client.post(n.hard, e, secrets, row, now)
-	failpoint.Hit("notify", "sent")
+	res := n.attempt(e, row, now)
 	if n.hard.Err() != nil && res.status == 0 {
 		return // cut off by the shutdown: not the receiver's fault, the lease runs out
 	}
@@ -54,7 +44,38 @@ func (n *notifier) deliver(e store.Endpoint, row store.Delivery, probing store.B
 		n.disable(e, causeGone, row.ID)
 		return
 	}
+	if res.attempt.Error == unsigned && probing == (store.Breaker{}) {
+		return // it says nothing of the receiver. A probe that could not be made is one that did not succeed
+	}
 	n.judged(bounded, e, res.status >= 200 && res.status < 300, probing)
+}
+
+// unsigned is the error of an attempt for which no signing secret could be opened.
+const unsigned = "secret"
+
+// attempt posts a row. Nothing is sent unsigned: that is a failed attempt like any other, so that the schedule ends it.
+func (n *notifier) attempt(e store.Endpoint, row store.Delivery, now time.Time) outcome {
+	secrets, err := n.secrets(e, now)
+	if err != nil {
+		n.Log.Error().Err(err).Str("endpoint", e.ID).Msg("no signing secret")
+		return outcome{attempt: store.Attempt{Error: unsigned}}
+	}
+	res := n.client.post(n.hard, e, secrets, row, now)
+	failpoint.Hit("notify", "sent")
+	return res
+}
+
+// secrets returns those that sign now, one at least.
+func (n *notifier) secrets(e store.Endpoint, now time.Time) ([]webhook.Secret, error) {
+	box, err := n.Keys.Box(e.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := e.OpenSecrets(box, now)
+	if err == nil && len(secrets) == 0 {
+		err = errors.New("none is valid now")
+	}
+	return secrets, err
 }
 
 // after is the row once an attempt ended: delivered, due again, skipped or exhausted.

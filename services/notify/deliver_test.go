@@ -624,3 +624,54 @@ func TestW23AResendThatFailsExhaustsNothingAgain(t *testing.T) {
 		t.Errorf("told %d times", n)
 	}
 }
+
+// What cannot be signed is not sent. It goes by the schedule: what was out of reach for a while is delivered, what stays so ends.
+// None of it is held against the receiver.
+func TestW09WhatCannotBeSignedEndsByTheSchedule(t *testing.T) {
+	w := newWorld(t)
+	w.freeze()
+	w.config.Schedule = []time.Duration{0, time.Hour, time.Hour}
+	r, watcher := newReceiver(t, nil), newReceiver(t, nil)
+	box, err := w.config.Keys.Box("t")
+	w.must(err)
+	shut, err := store.SealSecret(box, "another", webhook.NewSecret())
+	w.must(err)
+	w.endpoint("shut", r.URL+"/shut", func(e *store.Endpoint) { e.Secrets = []store.Secret{shut} })
+	w.endpoint("none", r.URL+"/none", func(e *store.Endpoint) { e.Secrets = nil })
+	w.endpoint("for a while", r.URL, func(e *store.Endpoint) {
+		shut.Until = w.config.Clock.Now().Add(time.Minute)
+		e.Secrets = append(e.Secrets, shut)
+	})
+	w.endpoint("watcher", watcher.URL, func(e *store.Endpoint) { e.Events = []string{"delivery.*", "endpoint.*"} })
+	w.run()
+	const many = 12 // a breaker judges by ten
+	w.decide(ids("x", many)...)
+	for tries := 1; tries < 3; tries++ {
+		for _, id := range []string{"shut", "none", "for a while"} {
+			w.until(fmt.Sprint(tries, " tries for ", id), func() bool {
+				rows := w.rows(id)
+				return len(rows) == many && !slices.ContainsFunc(rows, func(d store.Delivery) bool { return len(d.Attempts) != tries })
+			})
+		}
+		w.later(2 * time.Hour)
+	}
+	for _, id := range []string{"shut", "none"} {
+		for _, row := range w.ended(id, many, store.Exhausted) {
+			if len(row.Attempts) != 3 || slices.ContainsFunc(row.Attempts, func(a store.Attempt) bool { return a.Error != "secret" || a.Status != 0 }) {
+				t.Errorf("%s: %+v", id, row.Attempts)
+			}
+		}
+	}
+	for _, row := range w.ended("for a while", many, store.Delivered) {
+		if row.Attempts[0].Error != "secret" {
+			t.Errorf("%+v", row.Attempts)
+		}
+	}
+	w.ended("watcher", 2*many, store.Delivered)
+	if told := watcher.types(t); told["delivery.exhausted"] != 2*many || len(told) != 1 {
+		t.Errorf("told %v", told)
+	}
+	if n := len(r.all()); n != many {
+		t.Errorf("%d requests", n)
+	}
+}

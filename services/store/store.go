@@ -243,7 +243,7 @@ type Attempt struct {
 	FirstByteMS   int64     `json:"first_byte_ms"`
 	DurationMS    int64     `json:"duration_ms"`
 	Status        int       `json:"status,omitzero"`
-	Error         string    `json:"error,omitzero"` // class: timeout, dns, connect, tls, blocked, redirect, …
+	Error         string    `json:"error,omitzero"` // class: timeout, dns, connect, tls, blocked, redirect, secret, …
 	Response      string    `json:"response,omitzero"`
 	NextAttemptAt *txn.Time `json:"next_attempt_at,omitzero"`
 }
