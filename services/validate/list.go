@@ -15,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"crivo/pkg/app"
 	"crivo/pkg/seal"
 	"crivo/pkg/txn"
 	"crivo/pkg/yaml"
@@ -225,6 +226,7 @@ type list struct {
 	stored Lists  // nil: nothing is stored
 	now    func() time.Time
 	log    zerolog.Logger
+	health *app.Health // told CheckBlocklist while an older version is in use
 
 	size     int64
 	modified time.Time
@@ -233,10 +235,10 @@ type list struct {
 	snapshot atomic.Pointer[Snapshot]
 }
 
-func newList(path string, stored Lists, now func() time.Time, log zerolog.Logger) *list {
-	l := &list{path: path, stored: stored, now: now, log: log}
-	l.parts.file = part{asOf: now(), none: path != ""}
-	if stored != nil {
+func newList(cfg Config) *list {
+	l := &list{path: cfg.Blocklist, stored: cfg.Lists, now: cfg.Clock.Now, log: cfg.Log, health: cfg.Health}
+	l.parts.file = part{asOf: l.now(), none: l.path != ""}
+	if l.stored != nil {
 		l.parts.stored = part{none: true, stale: unavailable}
 	}
 	l.snapshot.Store(both(l.parts.file, l.parts.stored))
@@ -255,7 +257,20 @@ func (l *list) use(p *part, change func(part) part) (changed bool) {
 	}
 	*p = next
 	l.snapshot.Store(both(l.parts.file, l.parts.stored))
+	l.health.Degrade(CheckBlocklist, l.missed())
 	return true
+}
+
+// missed says what of the list cannot be read. A start that waits for the stored part is not ready and says that itself.
+func (l *list) missed() string {
+	var out []string
+	if l.parts.file.stale != "" {
+		out = append(out, "its file cannot be read")
+	}
+	if l.parts.stored.stale != "" && !l.parts.stored.none {
+		out = append(out, "what is stored cannot be read")
+	}
+	return strings.Join(out, ", ")
 }
 
 func replaced(by part) func(part) part { return func(part) part { return by } }
