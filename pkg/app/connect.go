@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -38,14 +39,20 @@ func Connect(c Connection) (*nats.Conn, error) {
 	w := &watcher{log: c.Log.With().Str("connection", c.Name).Logger(), health: c.Health, part: "broker: " + c.Name}
 	opts = append(append(opts, w.handlers()...), c.Extra...)
 	nc, err := nats.Connect(c.URL, opts...)
+	if errors.As(err, new(*url.Error)) {
+		return nil, errURL
+	}
 	if err != nil {
-		return nil, fmt.Errorf("broker %s: %w", c.URL, err)
+		return nil, fmt.Errorf("broker: %w", err)
 	}
 	if !nc.IsConnected() {
 		w.away(nc, nc.LastError())
 	}
 	return nc, nil
 }
+
+// errURL is all that is said of a URL that cannot be used: the cause quotes it, password and all.
+var errURL = errors.New("broker: the URL is none of NATS servers, a comma between them")
 
 // unheard is how long an acknowledgement is waited for by whoever still waits; every caller gives up long before.
 const unheard = 5 * time.Second

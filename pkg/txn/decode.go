@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -426,7 +427,7 @@ func (r *reader) session(at string) *Session {
 func (r *reader) attributes(at string) map[string]any {
 	out := map[string]any{}
 	r.object(at, func(name, at string) bool {
-		if len(name) == 0 || len(name) > maxAttribute {
+		if name == "" || utf8.RuneCountInString(name) > maxAttribute {
 			r.fault(at, TooLong, "names have 1 to %d characters", maxAttribute)
 			r.skip()
 			return true

@@ -139,6 +139,9 @@ func TestFaults(t *testing.T) {
 		"a flag that is none":            {with(`,"network":{"is_vpn":"no"}`), "/network/is_vpn type"},
 		"a nested attribute":             {with(`,"attributes":{"a":{"b":1}}`), "/attributes/a type"},
 		"a long attribute":               {with(`,"attributes":{"a":"` + long + `"}`), "/attributes/a too_long"},
+		"a name of 65 characters":        {with(`,"attributes":{"` + strings.Repeat("é", 65) + `":1}`), "/attributes/" + strings.Repeat("é", 64) + "… too_long"},
+		"a nameless attribute":           {with(`,"attributes":{"":1}`), "/attributes/ too_long"},
+		"a number beyond float64":        {with(`,"attributes":{"a":1e400}`), "/attributes/a range"},
 		"33 attributes":                  {with(`,"attributes":{` + many(33) + `}`), "/attributes too_long"},
 		"metadata that is no object":     {with(`,"metadata":[1]`), "/metadata type"},
 		"metadata over 4 KiB":            {with(`,"metadata":{"a":"` + strings.Repeat("x", 4096) + `"}`), "/metadata too_long"},
@@ -153,6 +156,38 @@ func TestFaults(t *testing.T) {
 				t.Errorf("got %v, want %s", err, tc.want)
 			}
 		})
+	}
+}
+
+// What float64 would round to a neighbour has its neighbour's digest: two bodies would be one, and the stored one neither.
+func TestAnIntegerIsKeptOrRefused(t *testing.T) {
+	for text, kept := range map[string]bool{
+		"9007199254740991": true, "9007199254740992": true, "-9007199254740992": true, "9007199254740994": true, "9007199254740992.0": true,
+		"9.007199254740992e15": true, "90071992547409920E-1": true, "1e23": true, "18446744073709552000": true, "-1.7976931348623157e308": true, "0.1": true,
+		"9007199254740993": false, "-9007199254740993": false, "9007199254740993.0": false, "9.007199254740993e15": false, "90071992547409930e-1": false,
+		"9007199254740992.5": false, "9223372036854775807": false, "18446744073709551616": false, "100000000000000000000001": false,
+		"1" + strings.Repeat("0", 400) + "e-300": false,
+	} {
+		tx, err := txn.Decode([]byte(with(`,"attributes":{"a":`+text+`,"b":1}`)), now)
+		var faults txn.Faults
+		switch {
+		case kept && (err != nil || len(tx.Attributes) != 2):
+			t.Errorf("%s: %v, %v", text, tx.Attributes, err)
+		case kept:
+			shown, _ := json.Marshal(tx.Attributes["a"])
+			if again, err := txn.Decode([]byte(with(`,"attributes":{"a":`+string(shown)+`}`)), now); err != nil || again.Attributes["a"] != tx.Attributes["a"] {
+				t.Errorf("%s is shown as %s: %v", text, shown, err)
+			}
+		case !kept && (!errors.As(err, &faults) || faults.Error() != "/attributes/a range" || strings.Contains(faults[0].Detail, text)):
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestANameHas64Characters(t *testing.T) {
+	name := strings.Repeat("é", 64)
+	if tx := decode(t, with(`,"attributes":{"`+name+`":true}`)); tx.Attributes[name] != true {
+		t.Errorf("got %v", tx.Attributes)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/big"
 	"strconv"
 	"strings"
 	"time"
@@ -61,8 +62,8 @@ func (r *reader) object(pointer string, field func(name, pointer string) bool) b
 
 // escape writes a name as a JSON pointer's token; a long unknown name is cut, it is the client's and tells nothing more.
 func escape(name string) string {
-	if len(name) > 64 {
-		name = strings.ToValidUTF8(name[:64], "") + "…"
+	if utf8.RuneCountInString(name) > maxAttribute {
+		name = string([]rune(name)[:maxAttribute]) + "…"
 	}
 	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
 }
@@ -172,7 +173,28 @@ func (r *reader) number(pointer string, low, high float64) *float64 {
 		r.fault(pointer, OutOfRange, "must be between %g and %g", low, high)
 		return nil
 	}
+	if !kept(raw, n) {
+		r.fault(pointer, OutOfRange, "has more digits than a 64-bit float keeps: send it as text")
+		return nil
+	}
 	return &n
+}
+
+// longest is how many characters of a number beyond 2^53 are looked at; the largest float64 has 309 digits.
+const longest = 400
+
+// kept tells whether n is shown again as the number that text says, and not as a neighbour of it. Below 2^53 every integer is,
+// and fractions are rounded as by anybody.
+func kept(text string, n float64) bool {
+	if math.Abs(n) < 1<<53 {
+		return true
+	}
+	if len(text) > longest {
+		return false
+	}
+	sent, ok := new(big.Rat).SetString(text)
+	shown, _ := new(big.Rat).SetString(strconv.FormatFloat(n, 'e', -1, 64))
+	return ok && sent.Cmp(shown) == 0
 }
 
 func (r *reader) flag(pointer string) *bool {

@@ -38,7 +38,7 @@ func reachable(a net.Addr) string {
 func (u *upped) greet(out io.Writer) {
 	nats := "in this process only"
 	if u.NATSURL != "" {
-		nats = withoutPassword(u.NATSURL)
+		nats = withoutPassword(u.NATSURL.Reveal())
 	} else if at := u.broker.URL(); at != "" {
 		nats = at + "   credential " + u.folder.file(credsFile)
 	}

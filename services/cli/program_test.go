@@ -165,6 +165,31 @@ func TestConfigShowsWhatIsInForceWithoutSecrets(t *testing.T) {
 	mustSay(t, crivo(t, dir, nil, "config").out, "durability", "fsync", "default")
 }
 
+func TestNoAddressIsShownWithItsPassword(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"nats://who:hush@10.0.0.5:4222, who:hush@10.0.0.6:4222": "NATS at nats://10.0.0.5:4222,10.0.0.6:4222",
+		"hush@10.0.0.5":               "NATS at 10.0.0.5",
+		"nats://who:hush%zz@10.0.0.5": "NATS at (not an address)",
+		"nats://who:12/hush@10.0.0.5": "NATS at (not an address)",
+	} {
+		for _, how := range [][]string{{"config"}, {"config", "--json"}} {
+			got := crivo(t, t.TempDir(), []string{"CRIVO_NATS_URL=" + address}, how...)
+			if got.status != 0 || strings.Contains(got.out+got.err, "hush") {
+				t.Errorf("%s: %+v", address, got)
+			}
+			mustSay(t, got.out, want, "CRIVO_NATS_URL")
+		}
+	}
+	for _, wrong := range []string{"nats://who:hush@10.0.0.5:x", "nats://who:hush%zz@10.0.0.5"} {
+		for _, how := range [][]string{{"up"}, {"streams", "show"}} {
+			if got := crivo(t, t.TempDir(), []string{"CRIVO_NATS_URL=" + wrong}, how...); got.status != 1 || strings.Contains(got.out+got.err, "hush") {
+				t.Errorf("%s of %s: %+v", how, wrong, got)
+			}
+		}
+	}
+}
+
 func TestWithoutACommandHelpIsPrinted(t *testing.T) {
 	t.Parallel()
 	got := crivo(t, t.TempDir(), nil)

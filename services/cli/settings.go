@@ -33,7 +33,7 @@ type system struct {
 
 // external are real parts in the place of embedded ones.
 type external struct {
-	NATSURL       string        `help:"NATS servers in the place of the embedded one, a comma between them." name:"nats-url" placeholder:"URL"`
+	NATSURL       config.Secret `help:"NATS servers in the place of the embedded one, a comma between them." name:"nats-url" placeholder:"URL"`
 	NATSCreds     string        `help:"Credential file for them; it must allow everything." name:"nats-creds" placeholder:"FILE"`
 	NATSCA        string        `help:"Certificates that sign theirs, PEM; without it the system's." name:"nats-ca" placeholder:"FILE"`
 	MongoURI      config.Secret `help:"MongoDB in the place of SQLite." name:"mongo-uri" placeholder:"URI"`
@@ -92,7 +92,7 @@ func (s *system) uses() []use {
 		{"sealing keys", at("keyset.json")},
 	}
 	if s.NATSURL != "" {
-		out[0].by = "NATS at " + withoutPassword(s.NATSURL)
+		out[0].by = "NATS at " + withoutPassword(s.NATSURL.Reveal())
 	}
 	if s.MongoURI != "" {
 		for i := 1; i <= 3; i++ {

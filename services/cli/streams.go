@@ -79,6 +79,8 @@ func (s natsServer) unreachable(err error, creds string) error {
 	switch {
 	case errors.Is(err, nats.ErrAuthorization) && creds == "":
 		return fmt.Errorf("the broker at %s asks for a credential: give --nats-creds", at)
+	case errors.As(err, new(*url.Error)): // it quotes what it could not read
+		return fmt.Errorf("no broker at %s", at)
 	case errors.Is(err, nats.ErrAuthorization):
 		return fmt.Errorf("the broker at %s does not know the credential %s", at, creds)
 	}
@@ -89,13 +91,18 @@ func (s natsServer) unreachable(err error, creds string) error {
 func withoutPassword(urls string) string {
 	shown := strings.Split(urls, ",")
 	for i, text := range shown {
-		u, err := url.Parse(strings.TrimSpace(text))
-		if err != nil {
-			shown[i] = "(not an address)"
-			continue
+		text = strings.TrimSpace(text)
+		if !strings.Contains(text, "://") {
+			text = "//" + text
 		}
-		u.User = nil
-		shown[i] = u.String()
+		shown[i] = "(not an address)"
+		if u, err := url.Parse(text); err == nil {
+			u.User = nil
+			shown[i] = strings.TrimPrefix(u.String(), "//")
+		}
+		if strings.Contains(shown[i], "@") { // of a password that is not escaped
+			shown[i] = "(not an address)"
+		}
 	}
 	return strings.Join(shown, ",")
 }

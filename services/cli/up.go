@@ -340,7 +340,7 @@ func (u *upped) connect(name string, publish, subscribe []string) (*nats.Conn, j
 	c := app.Connection{Name: "crivo-" + name, Inbox: streams.InboxPrefix(name), Log: u.log, Health: u.health}
 	if u.NATSURL != "" {
 		real := u.external.broker()
-		c.URL, c.Creds, c.Extra = real.NATSURL, real.NATSCreds, real.NATS()
+		c.URL, c.Creds, c.Extra = real.NATSURL.Reveal(), real.NATSCreds, real.NATS()
 	} else {
 		who, err := u.broker.As(name, publish, subscribe)
 		if err != nil {

@@ -4,6 +4,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -223,7 +224,10 @@ func (l *layers) file(path string, flags []*kong.Flag) {
 		return
 	}
 	var raw map[string]any
-	if err := yaml.Read(data, &raw); err != nil {
+	if err := yaml.Read(data, &raw); errors.Is(err, yaml.ErrDocuments) {
+		l.faults.Add("config", "%s: %v", path, err)
+		return
+	} else if err != nil {
 		l.faults.Add("config", "%s: not a YAML mapping of settings", path)
 		return
 	}

@@ -195,6 +195,7 @@ func TestEveryFaultIsToldAtOnceByName(t *testing.T) {
 		"a list where pairs belong":                {nil, nil, "pairs: [a=b, c=d]\n", []string{"pairs: a list is no value of it"}},
 		"pairs of more than text":                  {nil, nil, "pairs: {payer: {name: x}}\n", []string{"pairs: payer: not a plain value"}},
 		"a pair without its sign":                  {[]string{"--pairs", "type"}, nil, "", []string{`pairs: expected "<key>=<value>`}},
+		"a second document":                        {nil, nil, "http: a\n---\nops: b\n", []string{"config: ", "one document"}},
 		"no mapping at all":                        {nil, nil, "- a\n- b\n", []string{"config: ", "not a YAML mapping"}},
 		"no such file":                             {[]string{"--config", "/nowhere.yaml", "--room", "x"}, nil, "", []string{"config: ", "/nowhere.yaml", "room: "}},
 		"no such command":                          {[]string{"--", "stand"}, nil, "", []string{"unexpected argument stand"}},

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -29,6 +31,8 @@ type Transactions interface {
 type Config struct {
 	app.Shell
 	Transactions Transactions
+	// Ping asks whether the store can be written: [store.Transactions]. Nil where another part of the process asks.
+	Ping func(context.Context) error
 }
 
 // Stage turns verdicts into decisions.
@@ -44,11 +48,33 @@ func newStage(cfg Config) Stage {
 
 // Run decides until ctx ends.
 func Run(ctx context.Context, cfg Config) error {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if cfg.Ping != nil {
+		watching.Go(func() { watch(ctx, cfg) })
+	}
 	s := newStage(cfg)
 	r := streams.Runner(cfg.Shell, streams.Persist, s.Handle, nil)
 	letter := r.Bury
 	r.Bury = func(ctx context.Context, b stage.Burial) ([]stage.Output, error) { return s.bury(ctx, b, letter) }
 	return r.Run(ctx)
+}
+
+// watch looks at the store once a second: without traffic nothing else would find that it is away.
+func watch(ctx context.Context, cfg Config) {
+	for ok := true; ok; ok = stage.Sleep(ctx, time.Second) == nil {
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		err := cfg.Ping(try)
+		cancel()
+		switch {
+		case err == nil:
+			cfg.Health.Set("store", "")
+		case ctx.Err() == nil:
+			cfg.Health.Set("store", "the transaction store does not answer")
+		}
+	}
 }
 
 // Handle decides a batch in one write of the store. Calling it again finds the decisions of the first call and announces

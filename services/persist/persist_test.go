@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -512,6 +513,43 @@ func TestRunDecidesAndBuries(t *testing.T) {
 	}
 	if letter := stored(ctx, t, shell.JS, streams.DeadLetters, 1)[0]; letter.Subject != "dlq.persist.decode.t" || string(letter.Data) != "{" {
 		t.Errorf("got %+v", letter)
+	}
+	end()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// Nothing is decided meanwhile: the store is looked at all the same.
+func TestAStoreThatIsAwayIsSaid(t *testing.T) {
+	shell := connected(t)
+	ctx, end := context.WithTimeout(context.Background(), time.Minute)
+	defer end()
+	if _, err := streams.Ensure(ctx, shell.JS, streams.Layout{Replicas: 1, SubmittedBytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	var away atomic.Bool
+	ping := func(context.Context) error {
+		if away.Load() {
+			return errDown
+		}
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- persist.Run(ctx, persist.Config{Shell: shell, Transactions: memory.NewTransactions(), Ping: ping})
+	}()
+	for _, is := range []bool{true, false, true} {
+		away.Store(is)
+		for give := time.Now().Add(within); ; time.Sleep(5 * time.Millisecond) {
+			ready, _ := shell.Health.Report()
+			if _, said := shell.Health.Reasons()["store"]; said == is && ready != is {
+				break
+			}
+			if time.Now().After(give) {
+				t.Fatalf("away %v: %v", is, shell.Health.Reasons())
+			}
+		}
 	}
 	end()
 	if err := <-done; err != nil {

@@ -118,6 +118,6 @@ func streamOf(service string) string {
 
 // connect opens the service's connection; a broker that is away is waited for.
 func (c *Common) connect(name string, log zerolog.Logger, health *app.Health) (*nats.Conn, error) {
-	return app.Connect(app.Connection{URL: c.NATSURL, Creds: c.NATSCreds, Name: "crivo-" + name, Inbox: streams.InboxPrefix(name),
+	return app.Connect(app.Connection{URL: c.NATSURL.Reveal(), Creds: c.NATSCreds, Name: "crivo-" + name, Inbox: streams.InboxPrefix(name),
 		Log: log, Health: health, Extra: c.NATS()})
 }

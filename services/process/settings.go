@@ -39,9 +39,9 @@ func (c *Common) Faults(f *config.Faults) {
 
 // Broker is where NATS is.
 type Broker struct {
-	NATSURL   string `help:"NATS servers, a comma between them." name:"nats-url" default:"nats://127.0.0.1:4222" placeholder:"URL"`
-	NATSCreds string `help:"File of this process's credential." name:"nats-creds" placeholder:"FILE"`
-	NATSCA    string `help:"Certificates that sign the servers', PEM; without it the system's." name:"nats-ca" placeholder:"FILE"`
+	NATSURL   config.Secret `help:"NATS servers, a comma between them." name:"nats-url" default:"nats://127.0.0.1:4222" placeholder:"URL"`
+	NATSCreds string        `help:"File of this process's credential." name:"nats-creds" placeholder:"FILE"`
+	NATSCA    string        `help:"Certificates that sign the servers', PEM; without it the system's." name:"nats-ca" placeholder:"FILE"`
 }
 
 // Faults finds what is wrong.

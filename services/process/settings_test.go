@@ -56,7 +56,7 @@ func TestDefaultsSuitOneMachine(t *testing.T) {
 	if _, err := config.Read(&s, nil, none, kong.Name("x")); err != nil {
 		t.Fatal(err)
 	}
-	if s.NATSURL == "" || s.MongoURI.Reveal() == "" || s.RedisURL.Reveal() == "" || s.Layout().Replicas != 1 {
+	if s.NATSURL.Reveal() == "" || s.MongoURI.Reveal() == "" || s.RedisURL.Reveal() == "" || s.Layout().Replicas != 1 {
 		t.Errorf("%+v", s)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"crivo/pkg/app"
 )
 
 // List is what Run follows, a look at a time.
@@ -15,7 +17,7 @@ func NewList(path string, now func() time.Time) List { return NewLists(path, nil
 
 // NewLists has not looked yet, neither at the file nor at what is stored.
 func NewLists(path string, stored Lists, now func() time.Time) List {
-	return List{newList(path, stored, now, zerolog.Nop())}
+	return List{newList(Config{Shell: app.Shell{Clock: app.NewClock(now), Log: zerolog.Nop(), Health: &app.Health{}}, Blocklist: path, Lists: stored})}
 }
 
 // Look reads the file if it changed and returns what is in use.
@@ -23,6 +25,9 @@ func (l List) Look() *Snapshot {
 	l.reload()
 	return l.current()
 }
+
+// Missed is what /readyz tells of it.
+func (l List) Missed() string { return l.health.Degraded()[CheckBlocklist] }
 
 // Load reads what is stored.
 func (l List) Load(ctx context.Context) error { return l.load(ctx) }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"crivo/pkg/app"
 	"crivo/pkg/seal"
 	"crivo/pkg/txn"
 	"crivo/pkg/yaml"
@@ -37,24 +38,29 @@ type Lists interface {
 type entry struct {
 	Kind      string     `yaml:"kind"` // see package lists
 	Value     asWritten  `yaml:"value"`
-	Tenant    string     `yaml:"tenant"` // empty: all
+	Tenant    asWritten  `yaml:"tenant"` // empty: all
 	Reason    string     `yaml:"reason"`
 	AddedBy   string     `yaml:"added_by"`
 	ExpiresAt *time.Time `yaml:"expires_at"`
 }
 
 // asWritten is a scalar's text as it stands in the file: 0042 is no number here.
-type asWritten string
+type asWritten struct {
+	text string
+	odd  bool // it is neither in quotes nor plain on one line: what it stands for is not what stands there
+}
 
 // UnmarshalYAML takes the text; quotes are YAML's own.
 func (a *asWritten) UnmarshalYAML(text []byte) error {
-	plain := strings.TrimSpace(string(text))
-	if strings.HasPrefix(plain, `"`) || strings.HasPrefix(plain, "'") {
-		return yaml.Read(text, (*string)(a))
+	err := yaml.Read(text, &a.text)
+	if plain := strings.TrimSpace(string(text)); !strings.HasPrefix(plain, `"`) && !strings.HasPrefix(plain, "'") {
+		a.text, a.odd = plain, err != nil || strings.Contains(plain, "\n") || plain != strings.TrimLeft(plain, "!&*|>")
 	}
-	*a = asWritten(plain)
 	return nil
 }
+
+// errOdd is the fault of a text that is odd.
+var errOdd = errors.New("value and tenant are plain text on one line, or in quotes: no tag, alias, block or list")
 
 // rule is an entry of the file that was understood; its value masks itself.
 type rule struct {
@@ -113,18 +119,23 @@ func ParseList(data []byte, asOf time.Time) (*Snapshot, error) {
 
 func parse(data []byte, asOf time.Time) (part, error) {
 	var entries []entry
-	if err := yaml.Strict(data, &entries); err != nil {
+	if err := yaml.Strict(data, &entries); errors.Is(err, yaml.ErrDocuments) {
+		return part{}, err
+	} else if err != nil {
 		return part{}, errors.New("not a YAML list of entries with kind, value, tenant, reason, added_by, expires_at")
 	}
 	p := part{digest: sha256.Sum256(data), asOf: asOf}
 	var errs []error
 	for i, e := range entries {
-		value, err := lists.Understand(e.Kind, string(e.Value))
+		value, err := lists.Understand(e.Kind, e.Value.text)
+		if e.Value.odd || e.Tenant.odd {
+			err = errOdd
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("entry %d: %w", i+1, err))
 			continue
 		}
-		r := rule{kind: e.Kind, value: value, tenant: e.Tenant}
+		r := rule{kind: e.Kind, value: value, tenant: e.Tenant.text}
 		if e.ExpiresAt != nil {
 			r.expires = *e.ExpiresAt
 		}
@@ -215,6 +226,7 @@ type list struct {
 	stored Lists  // nil: nothing is stored
 	now    func() time.Time
 	log    zerolog.Logger
+	health *app.Health // told CheckBlocklist while an older version is in use
 
 	size     int64
 	modified time.Time
@@ -223,10 +235,10 @@ type list struct {
 	snapshot atomic.Pointer[Snapshot]
 }
 
-func newList(path string, stored Lists, now func() time.Time, log zerolog.Logger) *list {
-	l := &list{path: path, stored: stored, now: now, log: log}
-	l.parts.file = part{asOf: now(), none: path != ""}
-	if stored != nil {
+func newList(cfg Config) *list {
+	l := &list{path: cfg.Blocklist, stored: cfg.Lists, now: cfg.Clock.Now, log: cfg.Log, health: cfg.Health}
+	l.parts.file = part{asOf: l.now(), none: l.path != ""}
+	if l.stored != nil {
 		l.parts.stored = part{none: true, stale: unavailable}
 	}
 	l.snapshot.Store(both(l.parts.file, l.parts.stored))
@@ -245,7 +257,20 @@ func (l *list) use(p *part, change func(part) part) (changed bool) {
 	}
 	*p = next
 	l.snapshot.Store(both(l.parts.file, l.parts.stored))
+	l.health.Degrade(CheckBlocklist, l.missed())
 	return true
+}
+
+// missed says what of the list cannot be read. A start that waits for the stored part is not ready and says that itself.
+func (l *list) missed() string {
+	var out []string
+	if l.parts.file.stale != "" {
+		out = append(out, "its file cannot be read")
+	}
+	if l.parts.stored.stale != "" && !l.parts.stored.none {
+		out = append(out, "what is stored cannot be read")
+	}
+	return strings.Join(out, ", ")
 }
 
 func replaced(by part) func(part) part { return func(part) part { return by } }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -125,18 +126,19 @@ func TestTheListIsWhatBothPlacesSay(t *testing.T) {
 		err           error
 		status, cache string
 		stale         string
+		missed        string // of file and store
 	}{
-		{"neither was read", broken, nil, errDown, txn.Unknown, "", "invalid"},
-		{"a hit in the file, the store away", blocked, nil, errDown, txn.Hit, "stale", "unavailable"},
-		{"no hit in the file, the store away", others, nil, errDown, txn.Unknown, "", "unavailable"},
-		{"nothing is stored", "", nil, nil, txn.Clear, "fresh", ""},
-		{"a stored hit", "", []store.ListEntry{device}, nil, txn.Hit, "fresh", ""},
-		{"the store is away again", "", nil, errDown, txn.Hit, "stale", "unavailable"},
-		{"the file is broken too", broken, nil, errDown, txn.Hit, "stale", "invalid"},
-		{"the store is back", "", []store.ListEntry{device}, nil, txn.Hit, "stale", "invalid"},
-		{"the file is back", blocked, []store.ListEntry{device}, nil, txn.Hit, "fresh", ""},
-		{"taken off the one", "", nil, nil, txn.Hit, "fresh", ""},
-		{"taken off both", "[]", nil, nil, txn.Clear, "fresh", ""},
+		{"neither was read", broken, nil, errDown, txn.Unknown, "", "invalid", "file"},
+		{"a hit in the file, the store away", blocked, nil, errDown, txn.Hit, "stale", "unavailable", ""},
+		{"no hit in the file, the store away", others, nil, errDown, txn.Unknown, "", "unavailable", ""},
+		{"nothing is stored", "", nil, nil, txn.Clear, "fresh", "", ""},
+		{"a stored hit", "", []store.ListEntry{device}, nil, txn.Hit, "fresh", "", ""},
+		{"the store is away again", "", nil, errDown, txn.Hit, "stale", "unavailable", "stored"},
+		{"the file is broken too", broken, nil, errDown, txn.Hit, "stale", "invalid", "file stored"},
+		{"the store is back", "", []store.ListEntry{device}, nil, txn.Hit, "stale", "invalid", "file"},
+		{"the file is back", blocked, []store.ListEntry{device}, nil, txn.Hit, "fresh", "", ""},
+		{"taken off the one", "", nil, nil, txn.Hit, "fresh", "", ""},
+		{"taken off both", "[]", nil, nil, txn.Clear, "fresh", "", ""},
 	} {
 		if step.text != "" {
 			f.write(t, step.text)
@@ -151,6 +153,11 @@ func TestTheListIsWhatBothPlacesSay(t *testing.T) {
 		}
 		if (check.AsOf == nil) != (check.Status == txn.Unknown) {
 			t.Errorf("%s: as of %v", step.what, check.AsOf)
+		}
+		for _, place := range []string{"file", "stored"} {
+			if strings.Contains(l.Missed(), place) != strings.Contains(step.missed, place) {
+				t.Errorf("%s: /readyz misses %q", step.what, l.Missed())
+			}
 		}
 		if earlier, ok := versions[check.Version]; ok && step.stale == "" {
 			t.Errorf("%s: the version of %s", step.what, earlier)

@@ -49,7 +49,7 @@ func Run(ctx context.Context, cfg Config) error {
 // closed.
 func Open(ctx context.Context, cfg Config) (s Stage, closes func()) {
 	ctx, stop := context.WithCancel(ctx)
-	list := newList(cfg.Blocklist, cfg.Lists, cfg.Clock.Now, cfg.Log)
+	list := newList(cfg)
 	list.reload()
 	var watching sync.WaitGroup
 	watching.Go(func() {

@@ -2,6 +2,7 @@ package validate_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"crivo/pkg/seal"
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
+	"crivo/pkg/yaml"
 	"crivo/services/validate"
 	"crivo/streams"
 	"crivo/streams/event"
@@ -121,6 +123,60 @@ func TestValuesAreTakenAsTheyStand(t *testing.T) {
 					t.Errorf("%s: %+v, %v", fmt.Sprintf(form, text), out.Checks, err)
 				}
 			}
+		}
+	}
+}
+
+// What stands in quotes is a value whatever it begins with; what stands there without them is a value's own text or a fault.
+func TestAValueThatIsNotItsTextIsRefused(t *testing.T) {
+	for _, text := range []string{"!!str 0042", "&a !!str 0042", ">-\n    c-77", "|\n    c-77", "c-77\n    c-78", "[c-77]", "{c: 77}", "\n    c: 77", "\n    - c-77"} {
+		for _, form := range []string{"kind: device_id\n  value: %s\n", "kind: device_id\n  value: d-1\n  tenant: %s\n"} {
+			_, err := validate.ParseList(fmt.Appendf(nil, "- {kind: device_id, value: d-1}\n- "+form, text), now)
+			if err == nil || !strings.Contains(err.Error(), "entry 2: ") || strings.Contains(err.Error(), "77") || strings.Contains(err.Error(), "42") {
+				t.Errorf("%q: %v", text, err)
+			}
+		}
+	}
+	k := keyring(t)
+	for _, id := range []string{"!x", "& x", "*x", "|", ">-", "[x]", "- x", "x: y", "# x", "c-77"} {
+		in := enriched(t, k, strings.Replace(body, `"id":"d-1"`, `"id":"`+id+`"`, 1))
+		for _, form := range []string{"- {kind: device_id, value: '%s'}", "- kind: device_id\n  value: \"%s\" # x\n  tenant: t\n", "- {kind: device_id, value: &a '%s'}"} {
+			list, err := validate.ParseList(fmt.Appendf(nil, form, id), now)
+			if err != nil {
+				t.Errorf("%q: %v", id, err)
+				continue
+			}
+			s := validate.Stage{List: func() *validate.Snapshot { return list }, Keys: k, Now: func() time.Time { return now }}
+			if out, err := s.Handle(context.Background(), in); err != nil || out.Checks[1].Status != txn.Hit {
+				t.Errorf("%q: %+v, %v", id, out.Checks, err)
+			}
+		}
+	}
+}
+
+// A tenant's name may be digits.
+func TestATenantIsTakenAsItStands(t *testing.T) {
+	k := keyring(t)
+	if err := k.Add("0042"); err != nil {
+		t.Fatal(err)
+	}
+	list, err := validate.ParseList([]byte("- {kind: merchant_id, value: m-1, tenant: 0042}"), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := enriched(t, k, body)
+	in.Tenant = "0042"
+	s := validate.Stage{List: func() *validate.Snapshot { return list }, Keys: k, Now: func() time.Time { return now }}
+	if out, err := s.Handle(context.Background(), in); err != nil || out.Checks[1].Status != txn.Hit {
+		t.Errorf("%+v, %v", out.Checks, err)
+	}
+}
+
+// Whoever stands in a second document would be cleared.
+func TestTheListIsOneDocument(t *testing.T) {
+	for _, text := range []string{blocked + "\n---\n" + others, "---\n---\n" + blocked} {
+		if _, err := validate.ParseList([]byte(text), now); !errors.Is(err, yaml.ErrDocuments) {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 }

@@ -22,6 +22,7 @@ func main() {
 			return err
 		}
 		defer func() { _ = db.Close(context.Background()) }()
-		return persist.Run(ctx, persist.Config{Shell: shell, Transactions: db.Transactions()})
+		transactions := db.Transactions()
+		return persist.Run(ctx, persist.Config{Shell: shell, Transactions: transactions, Ping: transactions.Ping})
 	}}))
 }
