@@ -64,8 +64,6 @@ func pageOf[T any](items []T, cursor string) *page[T] {
 	return &page[T]{items, &cursor}
 }
 
-var deliveryStates = []string{store.Pending, store.Delivered, store.Exhausted, store.Skipped, store.Cancelled}
-
 const (
 	pageDefault = 50
 	pageMost    = 500
@@ -75,7 +73,7 @@ func deliveryQuery(tenant string, q url.Values) (store.DeliveryQuery, error) {
 	limit, faults := limitOf(q)
 	out := store.DeliveryQuery{Tenant: tenant, EndpointID: q.Get("endpoint_id"), TransactionID: q.Get("transaction_id"),
 		Status: q.Get("status"), Limit: limit, Cursor: q.Get("cursor")}
-	if out.Status != "" && !slices.Contains(deliveryStates, out.Status) {
+	if out.Status != "" && !slices.Contains(store.DeliveryStates, out.Status) {
 		faults = append(faults, txn.Fault{Pointer: "/status", Code: txn.WrongFormat, Detail: "one of pending, delivered, exhausted, skipped, cancelled"})
 	}
 	return out, orNil(faults)

@@ -168,8 +168,8 @@ func (e *edge) replayWish(w http.ResponseWriter, r *http.Request) (store.Replay,
 	} else if !from.Before(to.Time) {
 		faults = append(faults, txn.Fault{Pointer: "/to", Code: txn.OutOfRange, Detail: "must be after from"})
 	}
-	if only != "" && !slices.Contains(deliveryStates, only) {
-		faults = append(faults, txn.Fault{Pointer: "/only", Code: txn.WrongFormat, Detail: "one of " + strings.Join(deliveryStates, ", ")})
+	if only != "" && !slices.Contains(store.DeliveryStates, only) {
+		faults = append(faults, txn.Fault{Pointer: "/only", Code: txn.WrongFormat, Detail: "one of " + strings.Join(store.DeliveryStates, ", ")})
 	}
 	if len(faults) > 0 {
 		return store.Replay{}, faults

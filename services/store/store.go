@@ -160,6 +160,9 @@ const (
 	Cancelled = "cancelled"
 )
 
+// DeliveryStates are all that a delivery can be in.
+var DeliveryStates = []string{Pending, Delivered, Exhausted, Skipped, Cancelled}
+
 // Delivery is one webhook owed to one endpoint. Body is what is sent, byte for byte.
 type Delivery struct {
 	ID            string // "dlv_…", unique

@@ -27,6 +27,7 @@ type Features struct {
 	mu      sync.Mutex
 	runs    string          // the servers' processes, as last seen
 	checked string          // the runs that are known to evict nothing
+	evicted bool            // a server was seen to evict, and its buckets are not disowned yet
 	epoch   string          // of the markers, once this process may trust them
 	writes  [buckets]uint64 // how often each bucket is known to have been written
 	falls   int             // how often a server was found started anew, or a bucket written less than was known
@@ -239,12 +240,12 @@ func (f *Features) counted() [buckets]uint64 {
 }
 
 // trusts tells whether an answer is of a complete store: its bucket has the epoch this process knows and did not fall behind
-// what was known of it before the question, and the process owes nothing.
+// what was known of it before the question, no server evicts, and the process owes nothing.
 func (f *Features) trusts(r result, bucket int, before [buckets]uint64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.seen(bucket, r.writes, r.epoch, before)
-	return r.epoch != "" && r.epoch == f.epoch && f.torn <= f.mended && f.owed == span{}
+	return r.epoch != "" && r.epoch == f.epoch && !f.evicted && f.torn <= f.mended && f.owed == span{}
 }
 
 // seen takes a bucket's count of writes and notices when it went back. before is what was known when the question was asked:

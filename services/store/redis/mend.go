@@ -27,10 +27,11 @@ import (
 // Covered: a bucket that is lost or evicted, since its epoch is gone; a server that comes back without its last moments (an
 // append-only file synced each second, a replica that lagged), since what is lost is always the end of what was written, so
 // that a floor is never ahead of the events, and since a process sees another run of the server, or writes that count back; calls that failed or timed out,
-// which the process owes; a process that died owing, by the margin that every start replays.
+// which the process owes; a process that died owing, by the margin that every start replays; a server that a process sees evict,
+// which disowns all buckets.
 //
 // Not covered: a process that dies owing more than the margin while others go on and note the floor; a lost end that reaches
-// below the margin; what is owed of a stream that was deleted.
+// below the margin; what is owed of a stream that was deleted; a policy that evicts and is gone again before anybody looked.
 type marker struct {
 	epoch   string
 	created int64
@@ -55,9 +56,6 @@ func (f *Features) Mend(ctx context.Context, s enrich.Source, replay enrich.Repl
 	if err != nil {
 		return err
 	}
-	if err := f.check(ctx); err != nil {
-		return err
-	}
 	after, whole := f.missing(all, s)
 	if !whole {
 		return f.rebuild(ctx, all, s, replay)
@@ -71,26 +69,43 @@ func (f *Features) Mend(ctx context.Context, s enrich.Source, replay enrich.Repl
 	return f.note(ctx, all, s.Acked)
 }
 
-// check asks the servers for their policy, once for each of their runs.
-func (f *Features) check(ctx context.Context) error {
+// check names the servers' processes, and asks for the policy once more where they are others than before: not every report tells
+// it. What was evicted leaves no trace, so all buckets are disowned, as soon as that can be written, and the way back is a rebuild.
+func (f *Features) check(ctx context.Context) (runs string, err error) {
+	runs, err = f.Client.runs(ctx)
 	f.mu.Lock()
-	runs, checked := f.runs, f.checked
+	checked := f.checked
 	f.mu.Unlock()
-	if runs == checked {
-		return nil
+	if err == nil && runs != checked {
+		err = f.Check(ctx)
 	}
-	if err := f.Check(ctx); err != nil {
-		return fmt.Errorf("features: %w", err)
+	f.mu.Lock()
+	if err == nil {
+		f.checked = runs
+	}
+	f.evicted = f.evicted || errors.Is(err, ErrEvicts)
+	evicted := f.evicted
+	f.mu.Unlock()
+	if !evicted {
+		return runs, err
+	}
+	if lost := f.disown(ctx); lost != nil {
+		return "", errors.Join(err, lost)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.checked = runs
-	return nil
+	f.evicted = false
+	return runs, err
 }
 
-// look reads all markers, and tells how many falls were found up to then.
+// disown takes all markers' epoch, so that no process knows a history, and the token of a rebuild that is under way.
+func (f *Features) disown(ctx context.Context) error {
+	return f.pipelined(ctx, func(pipe goredis.Pipeliner, b int) { pipe.HDel(ctx, f.marker(b), "epoch", "building") })
+}
+
+// look checks the servers and reads all markers, and tells how many falls were found up to then.
 func (f *Features) look(ctx context.Context) (all [buckets]marker, falls int, err error) {
-	runs, err := f.Client.runs(ctx)
+	runs, err := f.check(ctx)
 	if err != nil {
 		return all, 0, fmt.Errorf("features: %w", err)
 	}

@@ -3,6 +3,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,15 +122,18 @@ func (c *Client) nodes(ctx context.Context, ask func(ctx context.Context, node g
 
 func (c *Client) checkNode(ctx context.Context, node goredis.UniversalClient) error {
 	policy, err := policyOf(ctx, node)
-	switch {
-	case err != nil:
-		return err
-	case policy == "":
+	if err == nil && policy == "" {
 		c.log.Warn().Msg("redis does not tell its maxmemory-policy; it must be noeviction")
-	case policy != "noeviction":
-		return fmt.Errorf("%w (it is %s)", ErrEvicts, policy)
 	}
-	return nil
+	return cmp.Or(err, evicts(policy))
+}
+
+// evicts judges a policy; one that is not told is good.
+func evicts(policy string) error {
+	if policy == "" || policy == "noeviction" {
+		return nil
+	}
+	return fmt.Errorf("%w (it is %s)", ErrEvicts, policy)
 }
 
 // policyOf asks the configuration, or the memory report where the configuration is nobody's business; "" where both are.
@@ -141,33 +145,41 @@ func policyOf(ctx context.Context, node goredis.UniversalClient) (string, error)
 	if err != nil && !refused(err) {
 		return "", err
 	}
-	return told(ctx, node, "memory", "maxmemory_policy")
+	info, err := report(ctx, node)
+	return line(info, "maxmemory_policy"), err
 }
 
-// runs names the processes behind all nodes. Another answer means that one was started anew, or stands in for another.
+// runs names the processes behind all nodes. Another answer means that one was started anew, or stands in for another. It is
+// ErrEvicts where one tells a policy that drops keys.
 func (c *Client) runs(ctx context.Context) (string, error) {
 	var mu sync.Mutex
 	var ids []string
+	var evicting error
 	err := c.nodes(ctx, func(ctx context.Context, node goredis.UniversalClient) error {
-		id, err := told(ctx, node, "server", "run_id")
+		info, err := report(ctx, node)
 		mu.Lock()
 		defer mu.Unlock()
-		ids = append(ids, id)
+		ids, evicting = append(ids, line(info, "run_id")), cmp.Or(evicting, evicts(line(info, "maxmemory_policy")))
 		return err
 	})
 	slices.Sort(ids)
-	return strings.Join(ids, " "), err
+	return strings.Join(ids, " "), errors.Join(err, evicting)
 }
 
-// told reads one line of a node's report; "" where the report is forbidden.
-func told(ctx context.Context, node goredis.UniversalClient, section, name string) (string, error) {
-	info, err := node.Info(ctx, section).Result()
+// report is what a node tells of itself; "" where it is forbidden. It is asked for whole: not every server takes two sections.
+func report(ctx context.Context, node goredis.UniversalClient) (string, error) {
+	info, err := node.Info(ctx).Result()
 	if err != nil && !refused(err) {
 		return "", err
 	}
-	_, rest, _ := strings.Cut(info, name+":")
+	return info, nil
+}
+
+// line reads one line of a report; "" where it is not told.
+func line(report, name string) string {
+	_, rest, _ := strings.Cut(report, "\n"+name+":")
 	value, _, _ := strings.Cut(rest, "\r\n")
-	return value, nil
+	return value
 }
 
 // refused tells whether the server answered and does not allow or know the command.

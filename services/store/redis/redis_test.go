@@ -66,14 +66,101 @@ func TestOpenWaitsForNobody(t *testing.T) {
 func TestAServerThatEvictsIsRefused(t *testing.T) {
 	s := serve(t, "--maxmemory-policy", "allkeys-lru")
 	f := open(t, s.url(), "").Features()
-	for _, err := range []error{f.Check(context.Background()), f.Mend(context.Background(), enrich.Source{}, nothing)} {
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	for _, err := range []error{f.Check(ctx), f.Mend(ctx, enrich.Source{}, nothing)} {
 		if !errors.Is(err, redis.ErrEvicts) || !strings.Contains(err.Error(), "allkeys-lru") {
 			t.Errorf("got %v", err)
 		}
 	}
 	s.cli(t, "config", "set", "maxmemory-policy", "noeviction")
-	if err := f.Mend(context.Background(), enrich.Source{}, nothing); err != nil {
+	if err := f.Mend(ctx, enrich.Source{}, nothing); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is evicted leaves no trace, and the markers stay: they have no time to live, and volatile-lru takes what has one.
+func TestAServerThatBeginsToEvictIsRebuilt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		meanwhile, then func(t *testing.T, s *server)
+		back            func(t *testing.T, s *server, f *redis.Features) *redis.Features // who mends then
+	}{
+		"seen by the same process": {back: func(_ *testing.T, _ *server, f *redis.Features) *redis.Features { return f }},
+		"seen by the next process": {back: func(t *testing.T, s *server, _ *redis.Features) *redis.Features {
+			return open(t, s.url(), "").Features()
+		}},
+		"it could not be written down at once": {
+			meanwhile: func(t *testing.T, s *server) { s.cli(t, "acl", "setuser", "default", "-hdel") },
+			then:      func(t *testing.T, s *server) { s.cli(t, "acl", "setuser", "default", "+hdel") },
+			back:      func(_ *testing.T, _ *server, f *redis.Features) *redis.Features { return f },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server, s := serve(t, "--maxmemory-policy", "noeviction"), payments(5000) // more than the margin
+			f := whole(t, server.url(), "")
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
+			if err := s.replay(f, new([]uint64))(ctx, 0); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.mend(f); err != nil {
+				t.Fatal(err)
+			}
+			if tc.meanwhile != nil {
+				tc.meanwhile(t, server)
+			}
+			server.cli(t, "config", "set", "maxmemory-policy", "volatile-lru")
+			forget(t, server.url(), "t/") // as if it were full
+			if _, err := s.mend(f); !errors.Is(err, redis.ErrEvicts) {
+				t.Fatalf("got %v", err)
+			}
+			want(t, "while it evicts", s.counts(t, f), []int64{-1, -1})
+			if tc.meanwhile == nil {
+				peeked, err := open(t, server.url(), "").Features().Peek(ctx, s[4999:])
+				if err != nil || peeked[0][1].Known {
+					t.Errorf("another process, which does not mend: %+v, %v", peeked, err)
+				}
+			}
+			server.cli(t, "config", "set", "maxmemory-policy", "noeviction")
+			want(t, "before it is rebuilt", s.counts(t, f), []int64{-1, -1})
+			if tc.then != nil {
+				tc.then(t, server)
+			}
+			f = tc.back(t, server, f)
+			replayed, err := s.mend(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want(t, "replayed", replayed, []uint64{0})
+			want(t, "whole", s.counts(t, f), []int64{625, 5000})
+		})
+	}
+}
+
+// A rebuild that goes on while the server evicts makes nothing whole, whoever sees it.
+func TestARebuildOnAServerThatBeginsToEvictIsNotDone(t *testing.T) {
+	for name, back := range map[string]bool{"it still evicts": false, "it is over, and another process saw it": true} {
+		t.Run(name, func(t *testing.T) {
+			server, s := serve(t, "--maxmemory-policy", "noeviction"), payments(40)
+			f, other := open(t, server.url(), "").Features(), open(t, server.url(), "").Features()
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
+			var replayed []uint64
+			err := f.Mend(ctx, s.source(), func(ctx context.Context, after uint64) error {
+				server.cli(t, "config", "set", "maxmemory-policy", "allkeys-lru")
+				if back {
+					if _, err := s.mend(other); !errors.Is(err, redis.ErrEvicts) {
+						t.Errorf("got %v", err)
+					}
+					server.cli(t, "config", "set", "maxmemory-policy", "noeviction")
+				}
+				return s.replay(f, &replayed)(ctx, after)
+			})
+			if err == nil || errors.Is(err, redis.ErrEvicts) == back {
+				t.Errorf("got %v", err)
+			}
+			want(t, "known", s.counts(t, f), []int64{-1, -1})
+		})
 	}
 }
 

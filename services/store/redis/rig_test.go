@@ -218,9 +218,11 @@ func (s stream) replay(f enrich.Features, from *[]uint64) enrich.Replay {
 	}
 }
 
-// mend mends once.
+// mend mends once, with the patience of a busy machine.
 func (s stream) mend(f *redis.Features) (replayed []uint64, err error) {
-	err = f.Mend(context.Background(), s.source(), s.replay(f, &replayed))
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	err = f.Mend(ctx, s.source(), s.replay(f, &replayed))
 	return replayed, err
 }
 

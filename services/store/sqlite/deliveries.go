@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strings"
+	"math"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -31,7 +31,12 @@ CREATE INDEX by_transaction ON deliveries (tenant, txid, number)`, `
 ALTER TABLE deliveries ADD COLUMN asked TEXT NOT NULL DEFAULT '';
 ALTER TABLE deliveries ADD COLUMN was TEXT NOT NULL DEFAULT '';
 ALTER TABLE deliveries ADD COLUMN replay TEXT NOT NULL DEFAULT '';
-CREATE INDEX by_time ON deliveries (endpoint, created_at, id)`}
+CREATE INDEX by_time ON deliveries (endpoint, created_at, id)`, listSchema}
+
+// Every index ends with the number, so that a page of each of these is in its order. None is without the status: see listing.
+const listSchema = `
+CREATE INDEX by_status ON deliveries (tenant, status);
+CREATE INDEX by_endpoint ON deliveries (tenant, endpoint, status)`
 
 // OpenDeliveries opens or makes the store at path.
 func OpenDeliveries(path string, o Options) (*Deliveries, error) {
@@ -244,27 +249,15 @@ func (d *Deliveries) Between(ctx context.Context, q store.Span) ([]store.Deliver
 
 // List returns one page, newest first; the cursor is the last row's number.
 func (d *Deliveries) List(ctx context.Context, q store.DeliveryQuery) ([]store.Delivery, string, error) {
-	// A transaction has few rows and an index. Else the newest rows are walked until the page is full: + keeps the planner
-	// from another index, which would find all of a tenant's rows and then sort them.
-	tenant, endpoint := "+tenant", "+endpoint"
-	if q.TransactionID != "" {
-		tenant, endpoint = "tenant", "endpoint"
-	}
-	where, args := []string{tenant + " = ?"}, []any{q.Tenant}
-	for _, f := range []struct{ column, value string }{{endpoint, q.EndpointID}, {"txid", q.TransactionID}, {"status", q.Status}} {
-		if f.value != "" {
-			where, args = append(where, f.column+" = ?"), append(args, f.value)
-		}
-	}
+	before := int64(math.MaxInt64)
 	if q.Cursor != "" {
-		number, err := readCursor(q.Cursor)
-		if err != nil {
+		var err error
+		if before, err = readCursor(q.Cursor); err != nil {
 			return nil, "", err
 		}
-		where, args = append(where, "number < ?"), append(args, number)
 	}
-	rows, err := d.read.QueryContext(ctx, "SELECT "+deliveryColumns+" FROM deliveries WHERE "+strings.Join(where, " AND ")+
-		" ORDER BY number DESC LIMIT ?", append(args, q.Limit+1)...)
+	w := listing(q, before)
+	rows, err := d.read.QueryContext(ctx, w.text, w.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("list deliveries: %w", err)
 	}
@@ -273,6 +266,35 @@ func (d *Deliveries) List(ctx context.Context, q store.DeliveryQuery) ([]store.D
 		return out, "", err
 	}
 	return out[:q.Limit], cursorOf(numbers[q.Limit-1]), nil
+}
+
+// listing walks an index in the order of numbers and looks at no row that the page has not, but for a transaction's few. Where any
+// status will do there is a walk for each, and SQLite merges them: an index without the status would be one more to write.
+func listing(q store.DeliveryQuery, before int64) walk {
+	index, states := "by_status", []string{q.Status}
+	switch {
+	case q.TransactionID != "":
+		index = "by_transaction"
+	case q.EndpointID != "":
+		index = "by_endpoint"
+	}
+	if q.Status == "" && q.TransactionID == "" {
+		states = store.DeliveryStates
+	}
+	var out walk
+	for i, state := range states {
+		if i > 0 {
+			out.text += " UNION ALL "
+		}
+		out.text += "SELECT " + deliveryColumns + " FROM deliveries INDEXED BY " + index + " WHERE tenant = ? AND number < ?"
+		out.args = append(out.args, q.Tenant, before)
+		for _, f := range []struct{ column, value string }{{"endpoint", q.EndpointID}, {"txid", q.TransactionID}, {"status", state}} {
+			if f.value != "" {
+				out.and(f.column+" = ?", f.value)
+			}
+		}
+	}
+	return walk{out.text + " ORDER BY number DESC LIMIT ?", append(out.args, q.Limit+1)}
 }
 
 func scanDeliveries(rows *sql.Rows) ([]store.Delivery, error) {

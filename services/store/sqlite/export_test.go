@@ -8,8 +8,14 @@ var (
 	DeliveryQueries    = []string{selectDue, selectSpan, askAgain}
 )
 
-// FirstTransactionSchema is that of the first files.
-var FirstTransactionSchema = transactionSchema[0]
+// The schemas of the first files.
+var (
+	FirstTransactionSchema = transactionSchema[0]
+	FirstDeliverySchema    = deliverySchema[0]
+)
+
+// ListQuery is the query of a page of deliveries.
+func ListQuery(q store.DeliveryQuery) string { return listing(q, 1).text }
 
 // SearchQueries are the walks that a search makes.
 func SearchQueries(q store.Query) []string {

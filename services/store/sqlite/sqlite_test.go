@@ -150,7 +150,6 @@ func TestNoQueryScansATable(t *testing.T) {
 		"t.db": sqlite.TransactionQueries,
 		"d.db": append(sqlite.DeliveryQueries,
 			"SELECT * FROM deliveries WHERE status = 'pending' AND next_at <= 1 AND leased_until <= 1 AND endpoint = 'e' ORDER BY next_at LIMIT 1",
-			"SELECT * FROM deliveries WHERE tenant = 't' AND txid = 'x' ORDER BY number DESC LIMIT 1",
 			"SELECT * FROM deliveries WHERE id = 'x' AND tenant = 't'",
 			"UPDATE deliveries SET status = 'x' WHERE status = 'pending' AND endpoint = 'e' AND tenant = 't'"),
 	} {
@@ -221,6 +220,74 @@ func TestASearchWalksItsIndex(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A page of deliveries searches the index that has its order, whatever is asked for; of any status, it merges one search of each.
+func TestAListOfDeliveriesWalksItsIndex(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "d.db")
+	s, err := sqlite.OpenDeliveries(path, sqlite.Options{})
+	closing(t, s, err)
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	const status, endpoint, transaction = "by_status (tenant=? AND status=? AND rowid<?)", "by_endpoint (tenant=? AND endpoint=? AND status=? AND rowid<?)",
+		"by_transaction (tenant=? AND txid=? AND number<?)"
+	for name, tc := range map[string]struct {
+		query    store.DeliveryQuery
+		index    string
+		searches int
+	}{
+		"all":               {store.DeliveryQuery{}, status, 5},
+		"of a status":       {store.DeliveryQuery{Status: "s"}, status, 1},
+		"of an endpoint":    {store.DeliveryQuery{EndpointID: "e"}, endpoint, 5},
+		"of both":           {store.DeliveryQuery{EndpointID: "e", Status: "s"}, endpoint, 1},
+		"of one payment":    {store.DeliveryQuery{TransactionID: "x"}, transaction, 1},
+		"of that, a status": {store.DeliveryQuery{TransactionID: "x", Status: "s"}, transaction, 1},
+		"of that, a place":  {store.DeliveryQuery{TransactionID: "x", EndpointID: "e"}, transaction, 1},
+		"all that":          {store.DeliveryQuery{TransactionID: "x", EndpointID: "e", Status: "s"}, transaction, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			searches, steps := 0, plan(t, db, sqlite.ListQuery(tc.query))
+			for _, step := range steps {
+				switch {
+				case step == "SEARCH deliveries USING INDEX "+tc.index:
+					searches++
+				case strings.HasPrefix(step, "S") || strings.Contains(step, "TEMP B-TREE"):
+					t.Error(step)
+				}
+			}
+			if searches != tc.searches {
+				t.Errorf("%d searches of %s: %q", searches, tc.index, steps)
+			}
+		})
+	}
+}
+
+// What a file of the first schema holds is listed by the indexes that came later.
+func TestDeliveriesOfTheFirstSchemaAreBroughtUp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "d.db")
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(sqlite.FirstDeliverySchema + `; PRAGMA user_version = 1;
+		INSERT INTO deliveries (id, tenant, endpoint, txid, webhook, type, body, status, attempts, next_at, leased_until, created_at)
+		VALUES ('dlv', 't', 'e', 'x', 'msg', 'y', x'00', 'exhausted', '[]', 1, 0, 1)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := sqlite.OpenDeliveries(path, sqlite.Options{})
+	closing(t, s, err)
+	for _, q := range []store.DeliveryQuery{{}, {Status: store.Exhausted}, {EndpointID: "e"}, {TransactionID: "x"}} {
+		q.Tenant, q.Limit = "t", 9
+		if got, _, err := s.List(t.Context(), q); err != nil || len(got) != 1 || got[0].ID != "dlv" {
+			t.Errorf("%+v: %+v, %v", q, got, err)
+		}
 	}
 }
 
@@ -384,11 +451,12 @@ func BenchmarkListDeliveries(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	for name, q := range map[string]store.DeliveryQuery{"all": {}, "endpoint": {EndpointID: "e"}, "transaction": {TransactionID: "7-7"}} {
+	for name, q := range map[string]store.DeliveryQuery{"all": {}, "endpoint": {EndpointID: "e"}, "transaction": {TransactionID: "7-7"},
+		"status": {Status: store.Delivered}, "nothing": {Status: store.Exhausted}, "nothing of an endpoint": {EndpointID: "e", Status: store.Exhausted}} {
 		q.Tenant, q.Limit = "t", 50
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				if got, _, err := s.List(context.Background(), q); err != nil || len(got) == 0 {
+				if got, _, err := s.List(context.Background(), q); err != nil || (len(got) == 0) != (q.Status == store.Exhausted) {
 					b.Fatal(len(got), err)
 				}
 			}
@@ -451,6 +519,35 @@ func BenchmarkDueEndpoints(b *testing.B) {
 			b.Fatal(due, err)
 		}
 	}
+}
+
+// BenchmarkDeliver takes groups of webhooks to three endpoints from being owed to being delivered.
+func BenchmarkDeliver(b *testing.B) {
+	const size = 64
+	s, err := sqlite.OpenDeliveries(filepath.Join(b.TempDir(), "d.db"), sqlite.Options{})
+	closing(b, s, err)
+	ctx, now, body, rows := context.Background(), time.Now(), make([]byte, 1000), make([]store.Delivery, size)
+	for n := 0; b.Loop(); n++ {
+		for i := range rows {
+			id := fmt.Sprintf("01999b7e-%d-%d", n, i)
+			rows[i] = store.Delivery{ID: "dlv_" + id, Tenant: "t", EndpointID: fmt.Sprint("whe_01999b7e-6a35-7ad2-b0a5-", i%3), TransactionID: id, WebhookID: "msg_" + id,
+				Type: "transaction.decided", Body: body, Status: store.Pending, CreatedAt: now, NextAttemptAt: now}
+		}
+		if _, err := s.Insert(ctx, rows); err != nil {
+			b.Fatal(err)
+		}
+		leased, err := s.Lease(ctx, "", now, now.Add(time.Minute), size)
+		if err != nil || len(leased) != size {
+			b.Fatal(len(leased), err)
+		}
+		for i := range leased {
+			leased[i].Status = store.Delivered
+		}
+		if err := s.Update(ctx, leased); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N*size)/b.Elapsed().Seconds(), "deliveries/s")
 }
 
 // token is one of a hundred thousand, as long as they are and as far apart.

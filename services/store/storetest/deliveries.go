@@ -122,8 +122,11 @@ func Deliveries(t *testing.T, open func(t *testing.T) store.Deliveries) {
 		var rows []store.Delivery
 		for i := range 7 {
 			rows = append(rows, row("e", i))
+			rows[i].Status = store.DeliveryStates[(i+4)%5]
 		}
-		s := fill(t, append(rows, row("f", 1))...)
+		foreign := row("e", 3)
+		foreign.ID, foreign.Tenant = "dlv_u", "u"
+		s := fill(t, append(rows, row("f", 1), foreign)...)
 		q := store.DeliveryQuery{Tenant: "t", EndpointID: "e", Limit: 3}
 		var seen []string
 		for page := 0; page < 9; page++ {
@@ -244,6 +247,7 @@ func deliveryRaces(t *testing.T, fill func(t *testing.T, rows ...store.Delivery)
 		var rows []store.Delivery
 		for i := range 6 {
 			rows = append(rows, row("e", i))
+			rows[i].Status = store.DeliveryStates[i%5]
 		}
 		s := fill(t, rows...)
 		q := store.DeliveryQuery{Tenant: "t", Limit: 2}

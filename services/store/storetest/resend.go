@@ -27,7 +27,7 @@ func resends(t *testing.T, fill func(t *testing.T, rows ...store.Delivery) store
 		return r
 	}
 	t.Run("whatever became of a row, it can be asked for again, once", func(t *testing.T) {
-		for _, status := range []string{store.Pending, store.Delivered, store.Exhausted, store.Skipped, store.Cancelled} {
+		for _, status := range store.DeliveryStates {
 			s := fill(t, row("e", 1))
 			r := row("e", 1)
 			r.Status, r.NextAttemptAt = status, now.Add(time.Hour)
