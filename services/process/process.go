@@ -26,9 +26,12 @@ type Settings interface{ common() *Common }
 // Service is one main.
 type Service struct {
 	Name string
-	// First runs once there is a connection, before the clock is set: the keeper makes the streams here. Nil is nothing.
+	// First runs once there is a connection, before the clock is set. Nil is nothing.
 	First func(ctx context.Context, shell app.Shell) error
-	Run   func(ctx context.Context, shell app.Shell) error
+	// Provision makes the streams, again and again until one of them has told the time: they may go as soon as they are made, and
+	// nobody else makes them. Nil leaves it to the keeper.
+	Provision func(ctx context.Context, shell app.Shell) error
+	Run       func(ctx context.Context, shell app.Shell) error
 }
 
 // Main reads settings, runs the service until a signal ends it and returns the exit status: 0 done, 1 failed, 2 wrongly called.
@@ -74,7 +77,7 @@ func (s Service) run(ctx context.Context, c *Common) error {
 	}
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	synced, err := keepClock(ctx, keeping, shell)
+	synced, err := s.keepClock(ctx, keeping, shell)
 	if err != nil {
 		return ended(ctx, err)
 	}
@@ -98,9 +101,14 @@ func ended(ctx context.Context, err error) error {
 const starting = "start"
 
 // keepClock waits for the broker to tell its time and has the clock kept to it until keeping ends.
-func keepClock(ctx, keeping context.Context, s app.Shell) (synced <-chan struct{}, err error) {
-	err = app.Until(ctx, s, "the broker and its streams", func(context.Context) (err error) {
-		synced, err = s.Clock.Keep(keeping, s.Conn, streamOf(s.Name))
+func (s Service) keepClock(ctx, keeping context.Context, shell app.Shell) (synced <-chan struct{}, err error) {
+	err = app.Until(ctx, shell, "the broker and its streams", func(ctx context.Context) (err error) {
+		if s.Provision != nil {
+			if err := s.Provision(ctx, shell); err != nil {
+				return err
+			}
+		}
+		synced, err = shell.Clock.Keep(keeping, shell.Conn, streamOf(s.Name))
 		return err
 	})
 	return synced, err

@@ -179,6 +179,7 @@ func TestNamedSeeds(t *testing.T) {
 		"two power cuts, then five decisions in one batch":              62,
 		"claims that wait behind one that hangs are written much later": 81,
 		"a late acknowledgement meets another message of its sequence":  11436,
+		"the streams go between a keeper's making and its first look":   68593,
 	} {
 		t.Run(name, func(t *testing.T) { t.Logf("%+v", trial{seed: seed}.check(t)) })
 	}

@@ -246,29 +246,26 @@ func service(role string) string { name, _, _ := strings.Cut(role, "-"); return 
 
 // run is what the service's main does.
 func (w *world) run(ctx context.Context, p *process, s app.Shell) error {
-	if s.Name == "keeper" {
-		err := app.Until(ctx, s, "the broker, to make the streams", func(ctx context.Context) error {
-			_, err := streams.Ensure(ctx, s.JS, streams.DefaultLayout)
-			return err
-		})
-		if err != nil {
-			return nil
-		}
-	}
-	if len(w.skews) == 0 {
-		return w.serve(ctx, p, s) // there is nothing to keep
-	}
 	keeping, stop := context.WithCancel(context.Background())
-	var kept <-chan struct{}
-	err := app.Until(ctx, s, "the broker's time", func(context.Context) (err error) {
-		kept, err = s.Clock.Keep(keeping, s.Conn, streams.Submitted)
+	defer stop()
+	var kept <-chan struct{} // nil: no clock is wrong
+	err := app.Until(ctx, s, "the broker and its streams", func(ctx context.Context) (err error) {
+		if s.Name == "keeper" {
+			if _, err := streams.Ensure(ctx, s.JS, streams.DefaultLayout); err != nil {
+				return err
+			}
+		}
+		if len(w.skews) > 0 {
+			kept, err = s.Clock.Keep(keeping, s.Conn, streams.Submitted)
+		}
 		return err
 	})
-	defer stop()
 	if err != nil {
 		return nil // told to end before it began
 	}
-	defer func() { stop(); <-kept }()
+	if kept != nil {
+		defer func() { stop(); <-kept }()
+	}
 	return w.serve(ctx, p, s)
 }
 

@@ -21,17 +21,15 @@ func main() {
 		process.Streams
 	}
 	provision := func(ctx context.Context, shell app.Shell) error {
-		return app.Until(ctx, shell, "the broker, to make the streams", func(ctx context.Context) error {
-			_, err := streams.Ensure(ctx, shell.JS, s.Layout())
-			if streams.Refused(err) {
-				if _, missing := shell.JS.Stream(ctx, streams.Submitted); missing == nil {
-					return nil // the keeper says what was refused, and does what it can
-				}
+		_, err := streams.Ensure(ctx, shell.JS, s.Layout())
+		if streams.Refused(err) {
+			if _, missing := shell.JS.Stream(ctx, streams.Submitted); missing == nil {
+				return nil // the keeper says what was refused, and does what it can
 			}
-			return err
-		})
+		}
+		return err
 	}
-	os.Exit(process.Main(&s, process.Service{Name: "keeper", First: provision, Run: func(ctx context.Context, shell app.Shell) error {
+	os.Exit(process.Main(&s, process.Service{Name: "keeper", Provision: provision, Run: func(ctx context.Context, shell app.Shell) error {
 		set, err := rules.Default()
 		if err != nil {
 			return err

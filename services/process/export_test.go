@@ -1,0 +1,4 @@
+package process
+
+// Run is what [Main] does with settings that were read.
+var Run = Service.run
