@@ -187,8 +187,8 @@ func TestRepeatsComeEverLater(t *testing.T) {
 		if !errors.Is(err, client.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-		// 100 ms doubled up to 5 s, each pause at least half of that: nine at least, sixteen at most, in 40 s.
-		if n := len(f.requests); n < 10 || n > 17 {
+		// 100 ms doubled up to 5 s, each pause at least half of that: twelve pauses at least, twenty at most, in 40 s.
+		if n := len(f.requests); n < 13 || n > 21 {
 			t.Errorf("%d requests", n)
 		}
 		for i := 2; i < len(f.requests); i++ {

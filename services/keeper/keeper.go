@@ -232,6 +232,7 @@ func (k *keeper) failed(part string, err error) bool {
 	switch {
 	case err == nil:
 		k.Health.Set("keeper "+part, "")
+		k.Health.Degrade("keeper "+part, "")
 		delete(k.said, part)
 		return false
 	case errors.Is(err, context.Canceled):
@@ -239,6 +240,8 @@ func (k *keeper) failed(part string, err error) bool {
 	}
 	if part == "provisioning" {
 		k.Health.Set("keeper "+part, "streams are not provisioned")
+	} else {
+		k.Health.Degrade("keeper "+part, "does not work now, the log says why")
 	}
 	if !k.said[part] {
 		k.said[part] = true

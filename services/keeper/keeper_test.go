@@ -600,11 +600,15 @@ func TestNothingRunsAgainBeforeDecisionsWereCompared(t *testing.T) {
 	w.store.blind.Store(true)
 	w.run()
 	w.until("failed comparisons", func() bool { return w.store.blinded.Load() > 3 })
+	w.until("the health to say so", func() bool {
+		return strings.Contains(fmt.Sprint(w.shell.Health.Degraded()), "keeper putting decisions back")
+	})
 	if e := w.entry("a"); e.Run != 1 || e.Decided() {
 		t.Errorf("%+v", e)
 	}
 	w.store.blind.Store(false)
 	w.until("the decision is back", func() bool { return w.entry("a").Decided() })
+	w.until("the health to say so", func() bool { return len(w.shell.Health.Degraded()) == 0 })
 	if n := w.state(streams.Submitted).Msgs; n != 0 {
 		t.Errorf("%d runs", n)
 	}

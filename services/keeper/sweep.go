@@ -309,10 +309,10 @@ func (k *keeper) scan(ctx context.Context, name string, first, last uint64, each
 
 // next reads one batch and tells whether last, or the stream's end, is in it.
 func next(ctx context.Context, messages jetstream.MessagesContext, last uint64) (batch []jetstream.Msg, end bool, err error) {
-	wait, cancel := context.WithTimeout(ctx, scanPatience)
-	defer cancel()
 	for len(batch) < scanAhead && !end {
+		wait, cancel := context.WithTimeout(ctx, scanPatience)
 		m, err := messages.Next(jetstream.NextContext(wait))
+		cancel()
 		if err != nil {
 			return nil, false, err
 		}
