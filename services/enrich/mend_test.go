@@ -119,6 +119,19 @@ func shared(t *testing.T, mend func(ctx context.Context, s enrich.Source, replay
 	return &mended{Features: store(t, t.TempDir()).Features, mend: mend}
 }
 
+// replayed has a store replay once what follows a sequence, as a round of the mender does.
+func (f flow) replayed(c *mended, after uint64) error {
+	done := make(chan error, 1)
+	c.set(func(ctx context.Context, _ enrich.Source, replay enrich.Replay) error {
+		c.set(func(context.Context, enrich.Source, enrich.Replay) error { return nil })
+		done <- replay(ctx, after)
+		return nil
+	})
+	end := enrich.Tend(f.ctx, enrich.Config{Shell: f.Shell, Features: c})
+	defer end()
+	return <-done
+}
+
 // lines is a log that is read while it is written.
 type lines struct {
 	mu sync.Mutex
@@ -212,17 +225,9 @@ func TestAReplayIsOfWhatWasDelivered(t *testing.T) {
 			}
 			c := shared(t, nil)
 			c.fail = tc.fail
-			done := make(chan error, 1)
-			c.set(func(ctx context.Context, _ enrich.Source, replay enrich.Replay) error {
-				c.set(func(context.Context, enrich.Source, enrich.Replay) error { return nil })
-				done <- replay(ctx, tc.after)
-				return nil
-			})
-			end := enrich.Tend(f.ctx, enrich.Config{Shell: f.Shell, Features: c})
-			if err := <-done; err != nil {
+			if err := f.replayed(c, tc.after); err != nil {
 				t.Error(err)
 			}
-			end()
 			var got []string
 			for _, e := range c.events {
 				got = append(got, e.Key)
@@ -242,18 +247,6 @@ func TestALaggingReplicaIsNotTakenForTheStream(t *testing.T) {
 	s, err := f.JS.Stream(f.ctx, streams.Submitted)
 	if err != nil {
 		t.Fatal(err)
-	}
-	replay := func() error {
-		c := shared(t, nil)
-		done := make(chan error, 1)
-		c.set(func(ctx context.Context, _ enrich.Source, replay enrich.Replay) error {
-			c.set(func(context.Context, enrich.Source, enrich.Replay) error { return nil })
-			done <- replay(ctx, 1)
-			return nil
-		})
-		end := enrich.Tend(f.ctx, enrich.Config{Shell: f.Shell, Features: c})
-		defer end()
-		return <-done
 	}
 	// A mirror answers for its origin. This one has the first message alone, and the origin leaves the answers to it.
 	_, err = f.JS.CreateStream(f.ctx, jetstream.StreamConfig{Name: "LAGS", MaxMsgs: 1, Discard: jetstream.DiscardNew, MirrorDirect: true,
@@ -275,7 +268,7 @@ func TestALaggingReplicaIsNotTakenForTheStream(t *testing.T) {
 			t.Fatalf("the mirror does not answer: %v", err)
 		}
 	}
-	if err := replay(); err == nil || !strings.Contains(err.Error(), "messages from 2") {
+	if err := f.replayed(shared(t, nil), 1); err == nil || !strings.Contains(err.Error(), "messages from 2") {
 		t.Errorf("what the stream has counted as replayed: %v", err)
 	}
 	for seq := range uint64(4) { // now they are gone, and the stream goes on as long as it did
@@ -283,7 +276,7 @@ func TestALaggingReplicaIsNotTakenForTheStream(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := replay(); err != nil {
+	if err := f.replayed(shared(t, nil), 1); err != nil {
 		t.Errorf("nobody has it: %v", err)
 	}
 }
@@ -293,17 +286,9 @@ func TestALongReplayComesInOrder(t *testing.T) {
 	f.publish(t, payments(0, 1300)...)
 	f.acknowledge(t, 1000)
 	c := shared(t, nil)
-	done := make(chan error, 1)
-	c.set(func(ctx context.Context, _ enrich.Source, replay enrich.Replay) error {
-		c.set(func(context.Context, enrich.Source, enrich.Replay) error { return nil })
-		done <- replay(ctx, 0)
-		return nil
-	})
-	end := enrich.Tend(f.ctx, enrich.Config{Shell: f.Shell, Features: c})
-	if err := <-done; err != nil {
+	if err := f.replayed(c, 0); err != nil {
 		t.Error(err)
 	}
-	end()
 	for i, e := range c.events {
 		if e.Key != fmt.Sprint("t/id-", i) || e.Sequence != uint64(i+1) {
 			t.Fatalf("event %d is %s, %d", i, e.Key, e.Sequence)

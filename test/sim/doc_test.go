@@ -1,7 +1,7 @@
 // Package sim_test runs the whole system in simulated time, in the manner of FoundationDB and TigerBeetle: the real edges, steps
 // and keeper with their real client library, on a simulated broker and simulated stores, under faults that a seed chooses. When
 // the storm is over everything must come to rest, and what clients were told, the store, the streams and the webhooks owed must
-// agree. A processor tries some ten seeds a second, of ten transactions and ten to a hundred seconds of the world each.
+// agree. A processor tries some twenty seeds a second, of ten transactions and ten to a hundred seconds of the world each.
 //
 // Real: edge.Run behind HTTP and NATS with its guard, the runner of pkg/stage and all five steps, keeper.Run with its sweep,
 // pkg/app's connection and clock, nats.go. Each process has a connection, a handle on the stores and a clock of its own, and a
