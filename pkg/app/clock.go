@@ -15,7 +15,7 @@ import (
 // Clock tells the broker's time. A machine's own clock decides nothing: between two syncs the time is carried on by what has passed,
 // whoever sets the machine's clock meanwhile. The zero value is the machine's clock until the first sync.
 type Clock struct {
-	start   atomic.Pointer[start] // nil until the first sync
+	start   atomic.Pointer[start] // nil until one asked for the first sync
 	offset  atomic.Pointer[correction]
 	ahead   atomic.Int64     // nanoseconds of the broker's clock before the machine's at the last sync
 	synced  atomic.Int64     // Unix nanoseconds of the last sync that held, 0 for none
@@ -25,7 +25,7 @@ type Clock struct {
 	mu sync.Mutex // one sync at a time
 }
 
-// start is the machine's time at the first sync, and the reading that tells what has passed since then.
+// start is the machine's time when the first sync began, and the reading that tells what has passed since then.
 type start struct{ at, read time.Time }
 
 // correction is the offset to the machine's clock, and what of an older, larger one is still to be taken back.
@@ -73,7 +73,7 @@ func (c *Clock) Offset() (time.Duration, time.Time) {
 	return time.Duration(c.ahead.Load()), time.Unix(0, at)
 }
 
-// local is the machine's time at the first sync and what has passed since then.
+// local is the machine's time when the first sync began and what has passed since then.
 func (c *Clock) local() time.Time {
 	s := c.start.Load()
 	if s == nil {
@@ -136,6 +136,7 @@ func (c *Clock) apart() time.Duration { return c.wall().Sub(c.local()) }
 func (c *Clock) Sync(ctx context.Context, nc *nats.Conn, stream string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.begin()
 	var best sample
 	var fail error
 	for range syncTries {
@@ -156,6 +157,13 @@ func (c *Clock) Sync(ctx context.Context, nc *nats.Conn, stream string) error {
 	}
 	c.adopt(best)
 	return nil
+}
+
+// begin reads the machine's clock for the last time: also one that is set while the broker is asked first is none of our business.
+func (c *Clock) begin() {
+	if c.offset.Load() == nil {
+		c.start.Store(&start{c.wall(), c.read()})
+	}
 }
 
 // sample is one measured offset and how long the question was on its way: half of that is the most it can be wrong.
@@ -184,9 +192,6 @@ func (c *Clock) ask(ctx context.Context, nc *nats.Conn, stream string) (sample, 
 
 // adopt takes a sample over. What lies within its error is noise; forward goes at once; a little backward goes slowly.
 func (c *Clock) adopt(s sample) {
-	if c.start.Load() == nil {
-		c.start.Store(&start{c.wall(), c.read()})
-	}
 	now := c.local()
 	old := c.offset.Load()
 	switch {

@@ -70,9 +70,11 @@ func (r trial) run(t *testing.T) (out report, faults []string) {
 // empty the pools.
 func bubble(t *testing.T, do func(t *testing.T)) {
 	t.Helper()
+	defer func() { // also after one that failed, which ends the test
+		runtime.GC()
+		runtime.GC()
+	}()
 	synctest.Test(t, do)
-	runtime.GC()
-	runtime.GC()
 }
 
 // crowd is how many transactions there are.
@@ -122,6 +124,29 @@ func TestWithoutFaults(t *testing.T) {
 func TestInTime(t *testing.T) {
 	for seed := range setting(t, "CRIVO_SIM_SEEDS", seeds) / 4 {
 		trial{seed: seed + 1, fair: true, loud: os.Getenv("CRIVO_SIM_LOUD") != ""}.check(t)
+	}
+}
+
+// One may be set while a process asks the broker for the first time.
+func TestAClockThatIsSetAtAStartChangesNothing(t *testing.T) {
+	const most, step = 10 * time.Millisecond, 250 * time.Microsecond
+	for after := time.Duration(0); after < most; after += step {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t, 1, false)
+			skew := &atomic.Int64{}
+			w.skews["edge-a"] = skew
+			w.roles = []string{"keeper"}
+			w.open()
+			time.Sleep(500 * time.Millisecond)
+			w.start("edge-a")
+			time.Sleep(after)
+			skew.Store(int64(-time.Hour)) // back, so that the question seems to have taken no time
+			time.Sleep(100 * time.Millisecond)
+			if off := time.Until(w.player("edge-a").clock.Now()); off.Abs() > 10*time.Millisecond {
+				t.Errorf("set after %s: wrong by %s", after, off)
+			}
+			w.stop()
+		})
 	}
 }
 
@@ -180,6 +205,7 @@ func TestNamedSeeds(t *testing.T) {
 		"claims that wait behind one that hangs are written much later": 81,
 		"a late acknowledgement meets another message of its sequence":  11436,
 		"the streams go between a keeper's making and its first look":   68593,
+		"a machine's clock is set while its first question is answered": 133038,
 	} {
 		t.Run(name, func(t *testing.T) { t.Logf("%+v", trial{seed: seed}.check(t)) })
 	}
