@@ -18,7 +18,7 @@ func (u *upped) url() string {
 	if u.TLSCert != "" {
 		scheme = "https"
 	}
-	return scheme + "://" + reachable(u.http.Addr())
+	return scheme + "://" + reachable(u.http)
 }
 
 // reachable turns an address of all interfaces into one that a client here can use.

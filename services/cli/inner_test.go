@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"math"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -214,7 +213,7 @@ func TestTheNextCommandFitsTheSettings(t *testing.T) {
 		"receivers allowed":    {"127.0.0.1:8080", "", "", true, "own (allowed: [127.0.0.0/8]):\n\n  crivo endpoints"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			u := &upped{keyPath: tc.keyPath, http: listener(tc.address)}
+			u := &upped{keyPath: tc.keyPath, http: addr(tc.address)}
 			u.TLSCert = tc.tls
 			if tc.allow {
 				u.WebhookAllow = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
@@ -559,10 +558,3 @@ func TestConstantsAndColumnsAreCheckedAgainstTheTransaction(t *testing.T) {
 		})
 	}
 }
-
-// listener is an address to greet with.
-type listener string
-
-func (l listener) Accept() (net.Conn, error) { return nil, net.ErrClosed }
-func (l listener) Close() error              { return nil }
-func (l listener) Addr() net.Addr            { return addr(l) }

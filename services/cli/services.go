@@ -59,16 +59,12 @@ func (u *upped) parts() []*service {
 }
 
 func (u *upped) edge(ctx context.Context, s app.Shell) error {
-	certificate, err := u.TLS()
-	if err != nil {
-		return err
-	}
 	core, closes, err := decide.Open(ctx, u.stores.features, u.rules, validate.Config{Shell: s, Blocklist: u.Blocklist, Lists: u.stores.registry, Keys: u.keys}, Version)
 	if err != nil {
 		return err
 	}
 	defer closes()
-	return edge.Run(ctx, edge.Config{Shell: s, Listener: u.http, TLS: certificate, InsecureHTTP: u.InsecureHTTP,
+	return edge.Run(ctx, edge.Config{Shell: s, Door: u.door,
 		Transactions: u.stores.transactions, Decider: core.Guard, DryRun: core.Decide, Registry: u.stores.registry, Deliveries: u.stores.deliveries, Keys: u.keys,
 		Audit: u.stores.registry.Record, Instance: strings.ToLower(rand.Text()), MaxInFlight: u.MaxInFlight, BootstrapKey: u.apiKey,
 		Allow: u.WebhookAllow, NATSKey: u.natsKey(), Version: Version})

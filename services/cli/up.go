@@ -17,6 +17,7 @@ import (
 	"crivo/pkg/seal"
 	"crivo/pkg/stage"
 	"crivo/services/broker"
+	"crivo/services/edge"
 	"crivo/services/enrich"
 	"crivo/services/keeper"
 	"crivo/services/process"
@@ -85,7 +86,8 @@ type upped struct {
 	registry *prometheus.Registry
 	steps    *stage.Metrics
 	ops      *app.Ops
-	http     net.Listener
+	http     net.Addr // of the API
+	door     *edge.Door
 	broker   *broker.Server // nil with a real one
 	admin    *nats.Conn     // provisions at start, watches the drain
 	js       jetstream.JetStream
@@ -164,13 +166,22 @@ func (u *upped) openOps(context.Context) error {
 	return nil
 }
 
-// openHTTP takes the port before anything else is at stake; the edge answers on it.
+// openHTTP takes the port before anything else is at stake.
 func (u *upped) openHTTP(context.Context) error {
-	var err error
-	if u.http, err = net.Listen("tcp", u.HTTP); err != nil {
+	certificate, err := u.TLS()
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", u.HTTP)
+	if err != nil {
 		return fmt.Errorf("API address: %w (--http)", err)
 	}
-	u.later(func() { _ = u.http.Close() })
+	u.http = listener.Addr()
+	u.door, err = edge.OpenDoor(edge.Doorway{Listener: listener, TLS: certificate, InsecureHTTP: u.InsecureHTTP, Health: u.health, Log: u.log})
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	u.later(u.door.Close)
 	return nil
 }
 
@@ -301,38 +312,48 @@ func (u *upped) openStreams(ctx context.Context) error {
 	if u.admin, u.js, err = u.connect("up", []string{"$JS.API.>"}, []string{streams.InboxPrefix("up") + ".>"}); err != nil {
 		return err
 	}
-	if err := u.provision(ctx); err != nil {
-		return err
-	}
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
-	synced, err := u.clock.Keep(watching, u.admin, streams.Submitted)
+	synced, err := u.provision(ctx, watching)
 	if err != nil {
 		stop()
 		return err
 	}
 	u.later(func() { stop(); <-synced })
-	return keeper.Restore(ctx, keeper.Config{Shell: app.Shell{Conn: u.admin, JS: u.js, Clock: u.clock, Log: u.log, Metrics: prometheus.NewRegistry(),
-		Health: u.health}, Transactions: u.stores.transactions})
+	return u.waits(ctx, "the broker, to put decisions back", func(ctx context.Context) error {
+		return keeper.Restore(ctx, keeper.Config{Shell: app.Shell{Conn: u.admin, JS: u.js, Clock: u.clock, Log: u.log, Metrics: prometheus.NewRegistry(),
+			Health: u.health}, Transactions: u.stores.transactions})
+	})
 }
 
-// provision makes the streams; a real broker may be started after us, the embedded one has no excuse.
-func (u *upped) provision(ctx context.Context) error {
-	ensure := func(ctx context.Context) error {
+// provision makes the streams and has the clock kept to the broker's until watching ends.
+func (u *upped) provision(ctx, watching context.Context) (synced <-chan struct{}, err error) {
+	provision := streams.Ensure
+	if u.broker == nil {
+		provision = streams.Make // another keeper may be at work: ours changes what differs once its turn comes
+	}
+	err = u.waits(ctx, "the broker, to make the streams", func(ctx context.Context) (err error) {
 		bounded, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
-		changes, err := streams.Ensure(bounded, u.js, u.Layout())
+		changes, err := provision(bounded, u.js, u.Layout())
 		if len(changes) > 0 {
 			u.log.Debug().Strs("changes", changes).Msg("streams provisioned")
 		}
+		if err != nil {
+			return fmt.Errorf("streams: %w", err)
+		}
+		synced, err = u.clock.Keep(watching, u.admin, streams.Submitted)
 		return err
+	})
+	return synced, err
+}
+
+// waits tries do until it works where the broker is a real one, which may be started after us or go meanwhile; the embedded one has
+// no excuse.
+func (u *upped) waits(ctx context.Context, what string, do func(context.Context) error) error {
+	if u.broker != nil {
+		return do(ctx)
 	}
-	if u.NATSURL != "" {
-		return app.Until(ctx, app.Shell{Log: u.log, Health: u.health}, "the broker, to make the streams", ensure)
-	}
-	if err := ensure(ctx); err != nil {
-		return fmt.Errorf("streams: %w", err)
-	}
-	return nil
+	return app.Until(ctx, app.Shell{Log: u.log, Health: u.health}, what, do)
 }
 
 // connect opens a connection for one part of the system, with that part's own rights.

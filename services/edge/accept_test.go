@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -332,6 +333,31 @@ func TestWhileDrainingNothingNewIsAcceptedAndAllIsSaid(t *testing.T) {
 	}
 	if r.store.claimed() != 0 {
 		t.Error("claimed while draining")
+	}
+}
+
+// What an edge stands on may come after it: until then it is told, and not left to a client's patience.
+func TestAnEdgeThatStartsSaysSo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var away atomic.Bool
+	away.Store(true)
+	e := r.start("a", func(c *edge.Config) { c.Registry = registry{c.Registry, func(string) bool { return away.Load() }} })
+	a := e.post(r.payment("x"), "X-Request-Id", "mine")
+	refused(t, a, "starting")
+	if a.member("request_id") != "mine" || a.header.Get("X-Request-Id") != "mine" {
+		t.Errorf("%v %s", a.header, a.body)
+	}
+	if a := e.do(http.MethodGet, "/livez", ""); a.status != http.StatusOK {
+		t.Errorf("/livez %d", a.status)
+	}
+	if a := e.do(http.MethodGet, "/readyz", ""); a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, `"edge":"starting"`) {
+		t.Errorf("/readyz %d %s", a.status, a.body)
+	}
+	away.Store(false)
+	e.await("the edge to serve", e.serves)
+	if a := e.post(r.payment("x")); a.status != http.StatusAccepted {
+		t.Errorf("got %d %s", a.status, a.body)
 	}
 }
 

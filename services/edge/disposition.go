@@ -119,7 +119,7 @@ func (e *edge) tellDisposed(ctx context.Context, entry store.Entry) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
 	}
-	about := owed.Occasion{Tenant: entry.Tenant, Kind: owed.TypeDisposed, Key: entry.ID, Transaction: entry.ID,
+	about := owed.Occasion{Tenant: entry.Tenant, Kind: owed.TypeDisposed, Key: entry.ID, Transaction: entry.ID, At: entry.Disposition.At,
 		Body: func(form string) ([]byte, error) { return e.bodyOfDisposed(form, entry) }}
 	rows, err := owed.Rows(e.Keys, slices.Values(endpoints), about, e.Clock.Now())
 	if err != nil || len(rows) == 0 {

@@ -4,11 +4,8 @@ package edge
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"log"
-	"net"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -75,9 +72,7 @@ type NATSKey func(tenant string, until time.Time) (id string, creds []byte, err 
 // Config is what the service needs.
 type Config struct {
 	app.Shell
-	Listener     net.Listener
-	TLS          *tls.Config // nil: plain http
-	InsecureHTTP bool        // allow plain http beyond loopback
+	Door         *Door
 	Transactions Transactions
 	Decider      Decider // nil: what the pipeline is late with is late
 	DryRun       Decider // what a dry run asks
@@ -143,9 +138,6 @@ func newEdge(cfg Config) *edge {
 
 // Run serves until ctx ends, then drains: it stops being ready, lets requests under way finish and publishes what it claimed.
 func Run(ctx context.Context, cfg Config) error {
-	if err := checkListener(cfg); err != nil {
-		return err
-	}
 	e := newEdge(cfg)
 	if app.Until(ctx, e.Shell, "the registry", e.bootstrap) != nil {
 		return nil // ended before it was there
@@ -188,37 +180,11 @@ func Run(ctx context.Context, cfg Config) error {
 	return err
 }
 
-var errPlain = errors.New("plain http beyond loopback: give --tls-cert and --tls-key, or say --insecure-http where something in front speaks TLS")
-
-func checkListener(cfg Config) error {
-	address, ok := cfg.Listener.Addr().(*net.TCPAddr)
-	if ok && !address.IP.IsLoopback() && cfg.TLS == nil && !cfg.InsecureHTTP {
-		return fmt.Errorf("edge: %s: %w", cfg.Listener.Addr(), errPlain)
-	}
-	return nil
-}
-
-const headerTime = 5 * time.Second
-
-// server has a deadline for everything, also for bodies that no handler reads. The last one is longer than the slowest body
-// and the longest wait.
-func (e *edge) server() *http.Server {
-	return &http.Server{Handler: e.routes(), ReadHeaderTimeout: headerTime, ReadTimeout: headerTime + bodyTime, WriteTimeout: 30 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10, TLSConfig: e.TLS, ErrorLog: log.New(e.Log, "", 0)}
-}
-
-// serve runs the HTTP server until ctx ends and the last request is answered, those by NATS included.
+// serve answers by the door until ctx ends and the last request is answered, those by NATS included.
 func (e *edge) serve(ctx context.Context, leaveIntake func()) error {
-	server := e.server()
-	listener := e.Listener
-	if e.TLS != nil {
-		listener = tls.NewListener(listener, e.TLS)
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	e.Health.Set("edge", "")
+	e.Door.serve(e.routes())
 	select {
-	case err := <-failed:
+	case err := <-e.Door.ended:
 		leaveIntake()
 		return fmt.Errorf("edge: %w", err)
 	case <-ctx.Done():
@@ -229,12 +195,12 @@ func (e *edge) serve(ctx context.Context, leaveIntake func()) error {
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	_ = stage.Sleep(grace, noticeTime)
-	err := server.Shutdown(grace)
-	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+	err := e.Door.server.Shutdown(grace)
+	if served := <-e.Door.ended; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)
 	}
 	if err != nil {
-		_ = server.Close()
+		e.Door.Close()
 	}
 	intake.Wait()
 	return nil
@@ -243,7 +209,7 @@ func (e *edge) serve(ctx context.Context, leaveIntake func()) error {
 // drain refuses what is new and says so. Event streams end: their clients go to another edge.
 func (e *edge) drain() {
 	e.draining.Store(true)
-	e.Health.Set("edge", "draining")
+	e.Health.Set(healthPart, "draining")
 	e.hangUp()
 }
 

@@ -34,7 +34,7 @@ func Serve(ctx context.Context, cfg Config) (Served, error) {
 }
 
 // Server is the server with all its deadlines.
-func (s Served) Server() *http.Server { return s.e.server() }
+func (s Served) Server() *http.Server { return server(s.e.routes(), nil, s.e.Log) }
 
 // Reload reads the directory again, as a change elsewhere makes it.
 func (s Served) Reload(ctx context.Context) error { return s.e.directory.reload(ctx) }

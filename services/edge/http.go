@@ -34,8 +34,8 @@ func (e *edge) routes() chi.Router {
 	r.Use(e.observe, middleware.GetHead)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { e.fail(w, r, errNoRoute) })
 	r.MethodNotAllowed(e.methodNotAllowed(r))
-	r.Get("/livez", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, []byte(`{"status":"live"}`)) })
-	r.Get("/readyz", e.readyz)
+	r.Get(pathLive, live)
+	r.Get(pathReady, e.readyz)
 	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, openapi) })
 	e.route(r, http.MethodPost, "/v1/transactions", roleSubmit, e.postTransaction)
 	e.route(r, http.MethodGet, "/v1/transactions/{id}", roleRead, e.getTransaction)
@@ -237,14 +237,8 @@ func (e *edge) methodNotAllowed(router chi.Router) http.HandlerFunc {
 	}
 }
 
-// readyz says what is not ready or missed, part by part.
 func (e *edge) readyz(w http.ResponseWriter, r *http.Request) {
-	status := http.StatusOK
-	ready, out := e.Health.Report()
-	if !ready {
-		status = http.StatusServiceUnavailable
-	}
-	if err := answer(w, status, out); err != nil {
+	if err := ready(w, e.Health); err != nil {
 		e.fail(w, r, err)
 	}
 }

@@ -97,6 +97,7 @@ var problems = []struct {
 	{errNoRoom, http.StatusServiceUnavailable, "no-room", 5},
 	{errBroker, http.StatusServiceUnavailable, "broker", 1},
 	{errStore, http.StatusServiceUnavailable, "store", 1},
+	{errStarting, http.StatusServiceUnavailable, "starting", 1},
 	{errDraining, http.StatusServiceUnavailable, "draining", 1},
 	{context.DeadlineExceeded, http.StatusServiceUnavailable, "timeout", 1},
 }
@@ -170,15 +171,19 @@ func (e *edge) told(err error, requestID string) problem {
 
 // fail answers with a problem document.
 func (e *edge) fail(w http.ResponseWriter, r *http.Request, err error) {
-	p := e.told(err, requestID(r.Context()))
+	refuse(w, r, e.told(err, requestID(r.Context())), challenge(err))
+}
+
+// refuse answers with p; wanted is what a key should be like, if it is about that.
+func refuse(w http.ResponseWriter, r *http.Request, p problem, wanted string) {
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	if p.retry > 0 {
 		h.Set("Retry-After", strconv.Itoa(p.retry))
 	}
-	if c := challenge(err); c != "" {
-		h.Set("WWW-Authenticate", c)
+	if wanted != "" {
+		h.Set("WWW-Authenticate", wanted)
 	}
 	if p.Status == http.StatusRequestEntityTooLarge || p.Status == http.StatusRequestTimeout {
 		h.Set("Connection", "close") // what is left of the body is not waited for

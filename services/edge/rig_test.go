@@ -298,18 +298,34 @@ type running struct {
 	done chan struct{}
 }
 
-// edge starts an edge; change may alter its configuration.
+// edge starts an edge and waits until it serves; change may alter its configuration.
 func (r *rig) edge(instance string, change ...func(*edge.Config)) *running {
+	r.t.Helper()
+	e := r.start(instance, change...)
+	e.await("the edge to serve", e.serves)
+	return e
+}
+
+// serves tells whether the edge answers by its routes.
+func (e *running) serves() bool {
+	a, err := e.ask(http.MethodGet, "/openapi.json", "")
+	return err == nil && a.status == http.StatusOK
+}
+
+func (r *rig) start(instance string, change ...func(*edge.Config)) *running {
 	r.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	cfg := r.config(instance)
-	cfg.Listener = listener
 	for _, c := range change {
 		c(&cfg)
 	}
+	if cfg.Door, err = edge.OpenDoor(edge.Doorway{Listener: listener, Health: cfg.Health, Log: cfg.Log}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(cfg.Door.Close)
 	ctx, end := context.WithCancel(context.Background())
 	e := &running{rig: r, Config: cfg, url: "http://" + listener.Addr().String(), key: cfg.BootstrapKey, end: end, done: make(chan struct{})}
 	go func() {
@@ -320,10 +336,6 @@ func (r *rig) edge(instance string, change ...func(*edge.Config)) *running {
 	}()
 	e.stop = func() { end(); <-e.done }
 	r.t.Cleanup(e.stop)
-	e.await("the edge to listen", func() bool {
-		a, err := e.ask(http.MethodGet, "/livez", "")
-		return err == nil && a.status == http.StatusOK
-	})
 	return e
 }
 

@@ -251,7 +251,7 @@ func (w *world) run(ctx context.Context, p *process, s app.Shell) error {
 	var kept <-chan struct{} // nil: no clock is wrong
 	err := app.Until(ctx, s, "the broker and its streams", func(ctx context.Context) (err error) {
 		if s.Name == "keeper" {
-			if _, err := streams.Ensure(ctx, s.JS, streams.DefaultLayout); err != nil {
+			if _, err := streams.Make(ctx, s.JS, streams.DefaultLayout); err != nil {
 				return err
 			}
 		}
@@ -290,11 +290,16 @@ func (w *world) serve(ctx context.Context, p *process, s app.Shell) error {
 		return err
 	}
 	defer closes()
+	door, err := edge.OpenDoor(edge.Doorway{Listener: p.door, Health: s.Health, Log: s.Log})
+	if err != nil {
+		return err
+	}
+	defer door.Close()
 	guard := core.Guard
 	if w.unguarded {
 		guard = nil
 	}
-	return edge.Run(ctx, edge.Config{Shell: s, Listener: p.door, Transactions: p.handle, Decider: guard, Registry: w.registry,
+	return edge.Run(ctx, edge.Config{Shell: s, Door: door, Transactions: p.handle, Decider: guard, Registry: w.registry,
 		Deliveries: w.rows, Keys: w.keys, Audit: w.registry.Record, Instance: strings.ReplaceAll(p.name, "#", "-"), MaxInFlight: 1000, BootstrapKey: bootstrap})
 }
 

@@ -32,21 +32,31 @@ type settings struct {
 
 func main() {
 	var s settings
-	os.Exit(process.Main(&s, process.Service{Name: "edge", First: closed, Run: s.run}))
-}
-
-// closed says that there is no door yet: Run opens it, and the edge is ready from then on.
-func closed(_ context.Context, shell app.Shell) error {
-	shell.Health.Set("edge", "starting")
-	return nil
-}
-
-func (s *settings) run(ctx context.Context, shell app.Shell) error {
-	keys, err := seal.Open(s.KeysetFile, false)
-	if err != nil {
+	var door *edge.Door
+	open := func(_ context.Context, shell app.Shell) (err error) {
+		door, err = s.open(shell)
 		return err
 	}
+	run := func(ctx context.Context, shell app.Shell) error { return s.run(ctx, shell, door) }
+	os.Exit(process.Main(&s, process.Service{Name: "edge", First: open, Run: run}))
+}
+
+// open comes first: whoever knocks while the broker is waited for is told so.
+func (s *settings) open(shell app.Shell) (*edge.Door, error) {
 	certificate, err := s.TLS()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", s.HTTP)
+	if err != nil {
+		return nil, fmt.Errorf("API address: %w (--http)", err)
+	}
+	shell.Log.Info().Stringer("http", listener.Addr()).Msg("listening")
+	return edge.OpenDoor(edge.Doorway{Listener: listener, TLS: certificate, InsecureHTTP: s.InsecureHTTP, Health: shell.Health, Log: shell.Log})
+}
+
+func (s *settings) run(ctx context.Context, shell app.Shell, door *edge.Door) error {
+	keys, err := seal.Open(s.KeysetFile, false)
 	if err != nil {
 		return err
 	}
@@ -69,13 +79,8 @@ func (s *settings) run(ctx context.Context, shell app.Shell) error {
 		return err
 	}
 	defer closes()
-	door, err := net.Listen("tcp", s.HTTP)
-	if err != nil {
-		return fmt.Errorf("API address: %w (--http)", err)
-	}
-	shell.Log.Info().Stringer("http", door.Addr()).Msg("listening")
 	registry := db.Registry()
-	return edge.Run(ctx, edge.Config{Shell: shell, Listener: door, TLS: certificate, InsecureHTTP: s.InsecureHTTP, Transactions: db.Transactions(),
+	return edge.Run(ctx, edge.Config{Shell: shell, Door: door, Transactions: db.Transactions(),
 		Decider: core.Guard, DryRun: core.Decide, Registry: registry, Deliveries: db.Deliveries(), Keys: keys, Audit: registry.Record,
 		Instance: strings.ToLower(rand.Text()), MaxInFlight: s.MaxInFlight, BootstrapKey: s.APIKey.Reveal(), Allow: s.WebhookAllow, Version: process.Version})
 }
