@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"crivo/pkg/stage"
 )
 
 // Layout is what differs between installations.
@@ -69,12 +71,25 @@ func (l Layout) Leases() jetstream.KeyValueConfig {
 // Ensure creates what is missing and updates what differs; it does nothing where all stands. It is safe to call at any time
 // and tells what it changed. What the broker refuses keeps it from nothing else: the error names all of that.
 func Ensure(ctx context.Context, js jetstream.JetStream, l Layout) (done []string, err error) {
+	return apply(ctx, js, l, func(Change) bool { return true })
+}
+
+// Make only creates what is missing. That anybody may do at any time, while of two that have different layouts only one may
+// update, or each would undo what the other did.
+func Make(ctx context.Context, js jetstream.JetStream, l Layout) (done []string, err error) {
+	return apply(ctx, js, l, func(c Change) bool { return c.makes })
+}
+
+func apply(ctx context.Context, js jetstream.JetStream, l Layout, wanted func(Change) bool) (done []string, err error) {
 	changes, err := Diff(ctx, js, l)
-	if err != nil {
+	if err != nil && !Refused(err) {
 		return nil, err
 	}
-	var refused []error
+	refused := []error{err}
 	for _, c := range changes {
+		if !wanted(c) {
+			continue
+		}
 		switch err := c.apply(ctx); {
 		case err == nil:
 			done = append(done, c.Text)
@@ -88,21 +103,22 @@ func Ensure(ctx context.Context, js jetstream.JetStream, l Layout) (done []strin
 }
 
 // Refused tells whether an error is the broker's own word, which waiting does not change: no peers for the replicas, no storage for
-// the bytes. Anything else is a broker that is away.
+// the bytes, a consumer of another kind. Anything else is a broker that is away.
 func Refused(err error) bool {
 	var api *jetstream.APIError
-	return errors.As(err, &api)
+	return errors.As(err, &api) || errors.Is(err, jetstream.ErrNotPullConsumer)
 }
 
 // Change is one difference between what stands and what the layout wants.
 type Change struct {
 	Text  string // "create stream TX_SUBMITTED"
+	makes bool   // what is not there, and is no update
 	apply func(context.Context) error
 }
 
-// Diff returns what Ensure would do, in order.
-func Diff(ctx context.Context, js jetstream.JetStream, l Layout) ([]Change, error) {
-	var out []Change
+// Diff returns what Ensure would do, in order. A consumer that stands in the way of one is an error that is [Refused], beside what
+// can be done all the same.
+func Diff(ctx context.Context, js jetstream.JetStream, l Layout) (out []Change, refused error) {
 	for _, want := range l.Streams() {
 		change, err := diffStream(ctx, js, want)
 		if err != nil {
@@ -111,8 +127,11 @@ func Diff(ctx context.Context, js jetstream.JetStream, l Layout) ([]Change, erro
 		out = append(out, change...)
 	}
 	for _, s := range Steps {
-		change, err := diffConsumer(ctx, js, s.Stream, l.Consumers()[s.Stream])
-		if err != nil {
+		change, err := diffConsumer(ctx, js, s, l.Consumers()[s.Stream])
+		switch {
+		case Refused(err):
+			refused = errors.Join(refused, fmt.Errorf("consumer %s: %w", s.Durable, err))
+		case err != nil:
 			return nil, fmt.Errorf("consumer %s: %w", s.Durable, err)
 		}
 		out = append(out, change...)
@@ -124,7 +143,7 @@ func Diff(ctx context.Context, js jetstream.JetStream, l Layout) ([]Change, erro
 		}
 		out = append(out, change...)
 	}
-	return out, nil
+	return out, refused
 }
 
 func diffBucket(ctx context.Context, js jetstream.JetStream, want jetstream.KeyValueConfig) ([]Change, error) {
@@ -134,13 +153,13 @@ func diffBucket(ctx context.Context, js jetstream.JetStream, want jetstream.KeyV
 	}
 	bucket, err := js.Stream(ctx, "KV_"+want.Bucket)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return []Change{{"create bucket " + want.Bucket, create}}, nil
+		return []Change{{"create bucket " + want.Bucket, true, create}}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	if have := bucket.CachedInfo().Config; have.MaxAge != want.TTL || have.Replicas != want.Replicas {
-		return []Change{{"update bucket " + want.Bucket, create}}, nil
+		return []Change{{"update bucket " + want.Bucket, false, create}}, nil
 	}
 	return nil, nil
 }
@@ -152,13 +171,13 @@ func diffStream(ctx context.Context, js jetstream.JetStream, want jetstream.Stre
 	}
 	stream, err := js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return []Change{{"create stream " + want.Name, create}}, nil
+		return []Change{{"create stream " + want.Name, true, create}}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	if have := stream.CachedInfo().Config; !sameStream(have, want) {
-		return []Change{{"update stream " + want.Name, create}}, nil
+		return []Change{{"update stream " + want.Name, false, create}}, nil
 	}
 	return nil, nil
 }
@@ -171,22 +190,51 @@ func sameStream(a, b jetstream.StreamConfig) bool {
 		(a.MaxMsgsPerSubject == b.MaxMsgsPerSubject || a.MaxMsgsPerSubject <= 0 && b.MaxMsgsPerSubject <= 0)
 }
 
-func diffConsumer(ctx context.Context, js jetstream.JetStream, stream string, want jetstream.ConsumerConfig) ([]Change, error) {
+// again is from how long ago on a consumer is made that is missing on a stream with messages: what is older and undecided is the
+// sweep's, and all that is decided need not be gone through once more.
+const again = 5 * time.Minute
+
+func diffConsumer(ctx context.Context, js jetstream.JetStream, spec stage.Spec, want jetstream.ConsumerConfig) ([]Change, error) {
 	create := func(ctx context.Context) error {
-		_, err := js.CreateOrUpdateConsumer(ctx, stream, want)
+		stream, err := js.Stream(ctx, spec.Stream)
+		if err != nil {
+			return err
+		}
+		// Of webhooks nobody but the stream knows what is still owed; those that were owed before are no new ones.
+		if info := stream.CachedInfo(); info.State.Msgs > 0 && spec.Step != Notify.Step {
+			start := info.TimeStamp.Add(-again)
+			want.DeliverPolicy, want.OptStartTime = jetstream.DeliverByStartTimePolicy, &start
+		}
+		_, err = js.CreateConsumer(ctx, spec.Stream, want)
+		if errors.Is(err, jetstream.ErrConsumerExists) {
+			err = nil // another was faster
+		}
 		return err
 	}
-	consumer, err := js.Consumer(ctx, stream, want.Durable)
+	consumer, err := js.Consumer(ctx, spec.Stream, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-		return []Change{{"create consumer " + want.Durable, create}}, nil
+		return []Change{{"create consumer " + want.Durable, true, create}}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	have := consumer.CachedInfo().Config
-	if have.AckPolicy != want.AckPolicy || have.AckWait != want.AckWait || have.MaxDeliver != want.MaxDeliver ||
-		have.MaxAckPending != want.MaxAckPending {
-		return []Change{{"update consumer " + want.Durable, create}}, nil
+	if sameConsumer(have, want) {
+		return nil, nil
 	}
-	return nil, nil
+	// What no update can change stays.
+	want.DeliverPolicy, want.OptStartSeq, want.OptStartTime, want.ReplayPolicy, want.MaxWaiting = have.DeliverPolicy, have.OptStartSeq, have.OptStartTime, have.ReplayPolicy, have.MaxWaiting
+	update := func(ctx context.Context) error {
+		_, err := js.UpdateConsumer(ctx, spec.Stream, want)
+		return err
+	}
+	return []Change{{"update consumer " + want.Durable, false, update}}, nil
+}
+
+// sameConsumer compares what decides which messages come, when, and how often.
+func sameConsumer(a, b jetstream.ConsumerConfig) bool {
+	return a.AckPolicy == b.AckPolicy && a.AckWait == b.AckWait && a.MaxDeliver == b.MaxDeliver && a.MaxAckPending == b.MaxAckPending &&
+		a.FilterSubject == b.FilterSubject && slices.Equal(a.FilterSubjects, b.FilterSubjects) && a.HeadersOnly == b.HeadersOnly &&
+		slices.Equal(a.BackOff, b.BackOff) && a.InactiveThreshold == b.InactiveThreshold && a.MaxRequestBatch == b.MaxRequestBatch &&
+		a.MaxRequestExpires == b.MaxRequestExpires && a.MaxRequestMaxBytes == b.MaxRequestMaxBytes && a.RateLimit == b.RateLimit
 }

@@ -104,12 +104,13 @@ func Run(ctx context.Context, cfg Config) error {
 	k := &keeper{Config: cfg, metrics: newMetrics(cfg.Metrics), said: map[string]bool{}, again: map[string]time.Time{}, lease: lease{js: cfg.JS, holder: cfg.Holder}}
 	defer k.lease.release(ctx)
 	for n := 0; ctx.Err() == nil; n++ {
-		if n%looks == 0 {
-			k.provision(ctx) // what it could not make keeps nobody from the rest
+		if n%looks == 0 && !k.works {
+			k.provision(ctx, streams.Make) // without streams there is no lease either
 		}
 		switch began := k.holds(ctx); {
 		case !k.works:
 		case began || n%looks == 0:
+			k.provision(ctx, streams.Ensure)
 			k.round(ctx)
 		default:
 			k.failed("purge", k.purge(ctx))
@@ -183,9 +184,10 @@ func (k *keeper) record(ctx context.Context) error {
 	return err
 }
 
-// provision makes what is missing, whoever's turn it is: without streams there is no lease either.
-func (k *keeper) provision(ctx context.Context) {
-	done, err := streams.Ensure(ctx, k.JS, k.Layout)
+// provision makes what is missing or, by Ensure, changes what differs as well. That only the one that works does: two keepers with
+// different settings would undo each other's. What it could not make keeps nobody from the rest.
+func (k *keeper) provision(ctx context.Context, by func(context.Context, jetstream.JetStream, streams.Layout) ([]string, error)) {
+	done, err := by(ctx, k.JS, k.Layout)
 	for _, change := range done {
 		k.Log.Info().Str("change", change).Msg("provisioned")
 	}

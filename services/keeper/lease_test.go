@@ -47,6 +47,13 @@ func TestOfSeveralKeepersOneWorks(t *testing.T) {
 	w := newWorld(t)
 	stop := w.run()
 	w.until("the first one's turn", func() bool { return w.gauge("crivo_keeper_works") == 1 })
+	budget := func() int64 {
+		s, err := w.js.Stream(t.Context(), streams.Submitted)
+		w.must(err)
+		return s.CachedInfo().Config.MaxBytes
+	}
+	first := w.layout.SubmittedBytes
+	w.layout.SubmittedBytes *= 2 // the second was given another size
 	works, end := w.beside()
 	defer end()
 	// The lease runs out twice in this time, were it not renewed.
@@ -54,9 +61,13 @@ func TestOfSeveralKeepersOneWorks(t *testing.T) {
 		if works() {
 			t.Fatal("two at once")
 		}
+		if got := budget(); got != first {
+			t.Fatalf("one that does not work made the budget %d", got)
+		}
 	}
 	stop()
 	w.until("the second one's turn, at once", works)
+	w.until("its budget", func() bool { return budget() == 2*first })
 	w.must(w.js.DeleteKeyValue(t.Context(), streams.LeasesBucket))
 	w.until("the bucket again", func() bool {
 		bucket, err := w.js.KeyValue(t.Context(), streams.LeasesBucket)

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"crivo/pkg/stage"
 	"crivo/services/broker"
 	"crivo/streams"
 )
@@ -82,7 +83,7 @@ func TestEnsurePutsRightWhatAnotherMade(t *testing.T) {
 	decided := stream(t, js, streams.Decided).Config
 	decided.MaxAge, decided.Description = 0, "kept"
 	notify := layout.Consumers()[streams.Decided]
-	notify.MaxAckPending = 7
+	notify.MaxAckPending, notify.FilterSubject = 7, "tx.decided.acme"
 	attempts := layout.Attempts()
 	attempts.TTL = 0
 	_, err1 := js.UpdateStream(t.Context(), decided)
@@ -100,6 +101,92 @@ func TestEnsurePutsRightWhatAnotherMade(t *testing.T) {
 	}
 	if done, err := streams.Ensure(t.Context(), js, layout); len(done) > 0 || err != nil {
 		t.Errorf("again: %v, %v", done, err)
+	}
+}
+
+// Of two keepers with different settings only the one that works may change what is there.
+func TestMakeLeavesAloneWhatDiffers(t *testing.T) {
+	t.Parallel()
+	s := start(t, broker.Options{Dir: t.TempDir()})
+	_, js := dial(t, s.InProcess())
+	if _, err := streams.Ensure(t.Context(), js, layout); err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), streams.Scored); err != nil {
+		t.Fatal(err)
+	}
+	done, err := streams.Make(t.Context(), js, streams.Layout{Replicas: 1, SubmittedBytes: 2 << 20})
+	if diff := cmp.Diff([]string{"create stream TX_SCORED", "create consumer persist"}, done); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if got := stream(t, js, streams.Submitted).Config.MaxBytes; got != layout.SubmittedBytes {
+		t.Errorf("the budget became %d", got)
+	}
+}
+
+// What was decided long ago need not go through once more where somebody deletes a consumer, and is told once more to nobody.
+func TestAConsumerThatIsMadeAnewBeginsWithWhatIsRecent(t *testing.T) {
+	t.Parallel()
+	s := start(t, broker.Options{Dir: t.TempDir()})
+	_, js := dial(t, s.InProcess())
+	if _, err := streams.Ensure(t.Context(), js, layout); err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range []stage.Spec{streams.Persist, streams.Notify} {
+		_, err1 := js.Publish(t.Context(), strings.ReplaceAll(strings.ToLower(spec.Stream), "tx_", "tx.")+".acme", []byte("x"))
+		if err := errors.Join(err1, js.DeleteConsumer(t.Context(), spec.Stream, spec.Durable)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := streams.Make(t.Context(), js, layout); err != nil {
+		t.Fatal(err)
+	}
+	info := func(spec stage.Spec) *jetstream.ConsumerInfo {
+		c, err := js.Consumer(t.Context(), spec.Stream, spec.Durable)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.CachedInfo()
+	}
+	persist, notify := info(streams.Persist), info(streams.Notify)
+	from := persist.Config.OptStartTime
+	if from == nil || persist.Created.Sub(*from).Round(time.Minute) != 5*time.Minute || persist.NumPending != 1 {
+		t.Errorf("persist: from %v, %d wait", from, persist.NumPending)
+	}
+	if notify.Config.DeliverPolicy != jetstream.DeliverAllPolicy || notify.NumPending != 1 {
+		t.Errorf("notify: %v, %d wait", notify.Config.DeliverPolicy, notify.NumPending)
+	}
+	// What such a consumer was made with stays when something else is put right.
+	slow := persist.Config
+	slow.MaxAckPending = 7
+	if _, err := js.UpdateConsumer(t.Context(), streams.Scored, slow); err != nil {
+		t.Fatal(err)
+	}
+	done, err := streams.Ensure(t.Context(), js, layout)
+	if diff := cmp.Diff([]string{"update consumer persist"}, done); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if got := info(streams.Persist).Config; got.MaxAckPending == 7 || got.OptStartTime == nil {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A consumer of another kind under a step's name is an operator's to delete; the rest is made all the same.
+func TestAConsumerThatStandsInTheWayIsNamed(t *testing.T) {
+	t.Parallel()
+	s := start(t, broker.Options{Dir: t.TempDir()})
+	_, js := dial(t, s.InProcess())
+	if _, err := streams.Ensure(t.Context(), js, layout); err != nil {
+		t.Fatal(err)
+	}
+	err1 := js.DeleteConsumer(t.Context(), streams.Submitted, "enrich")
+	_, err2 := js.CreatePushConsumer(t.Context(), streams.Submitted, jetstream.ConsumerConfig{Durable: "enrich", DeliverSubject: "elsewhere"})
+	if err := errors.Join(err1, err2, js.DeleteConsumer(t.Context(), streams.Decided, "notify")); err != nil {
+		t.Fatal(err)
+	}
+	done, err := streams.Ensure(t.Context(), js, layout)
+	if diff := cmp.Diff([]string{"create consumer notify"}, done); diff != "" || !streams.Refused(err) || !strings.Contains(err.Error(), "consumer enrich") {
+		t.Error(diff, err)
 	}
 }
 

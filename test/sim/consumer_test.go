@@ -39,7 +39,11 @@ type pull struct {
 }
 
 func newConsumer(s *stream, c jetstream.ConsumerConfig) *consumer {
-	return &consumer{s: s, config: c, created: time.Now().UTC(), next: max(s.first, c.OptStartSeq), pending: map[uint64]*delivery{}, handed: map[uint64]*delivery{}}
+	next := max(s.first, c.OptStartSeq)
+	for t := c.OptStartTime; t != nil && next <= s.last && (s.messages[next] == nil || s.messages[next].at.Before(*t)); {
+		next++
+	}
+	return &consumer{s: s, config: c, created: time.Now().UTC(), next: next, pending: map[uint64]*delivery{}, handed: map[uint64]*delivery{}}
 }
 
 func (c *consumer) name() string { return c.s.config.Name + "/" + c.config.Name }

@@ -21,7 +21,7 @@ func main() {
 		process.Streams
 	}
 	provision := func(ctx context.Context, shell app.Shell) error {
-		_, err := streams.Ensure(ctx, shell.JS, s.Layout())
+		_, err := streams.Make(ctx, shell.JS, s.Layout())
 		if streams.Refused(err) {
 			if _, missing := shell.JS.Stream(ctx, streams.Submitted); missing == nil {
 				return nil // the keeper says what was refused, and does what it can
