@@ -120,6 +120,25 @@ func TestAnEndpointHearsOfAllThatIsAcceptedAfterIt(t *testing.T) {
 	w.ended("f", 1, store.Delivered)
 }
 
+// A broker whose consumer was deleted announces everything once more: what had passed is no news to who came later.
+func TestAnEndpointHearsOfNothingThatWasDecidedLongBeforeIt(t *testing.T) {
+	w := newWorld(t)
+	r := newReceiver(t, nil)
+	madeAt := func(made time.Time) func(*store.Endpoint) {
+		return func(e *store.Endpoint) { e.CreatedAt = txn.At(made) }
+	}
+	w.endpoint("old", r.URL)
+	w.endpoint("another clock's", r.URL, madeAt(at.Add(30*time.Second)))
+	w.endpoint("new", r.URL, madeAt(at.Add(2*time.Minute)))
+	w.run()
+	w.decide("x")
+	w.ended("old", 1, store.Delivered)
+	w.ended("another clock's", 1, store.Delivered)
+	if n := len(w.rows("new")); n != 0 {
+		t.Errorf("%d rows", n)
+	}
+}
+
 func TestARepeatedDecisionMakesNoSecondRow(t *testing.T) {
 	w := newWorld(t)
 	r := newReceiver(t, nil)

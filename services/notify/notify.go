@@ -231,7 +231,7 @@ func unavailable(out []stage.Result, err error) []stage.Result {
 // owed returns the rows that a decision owes.
 func (n *notifier) owed(d event.Decided, now time.Time) ([]store.Delivery, error) {
 	bodies := map[string][]byte{}
-	return n.owing(owed.Occasion{Tenant: d.Tenant, Kind: owed.TypeDecided, Key: d.ID, Transaction: d.ID,
+	return n.owing(owed.Occasion{Tenant: d.Tenant, Kind: owed.TypeDecided, Key: d.ID, Transaction: d.ID, At: d.DecidedAt.Time,
 		Body: func(form string) ([]byte, error) { return bodyFor(form, d, bodies) }}, now)
 }
 

@@ -169,7 +169,7 @@ func (w *world) unannounced(id, address string, change ...func(*store.Endpoint))
 	w.secrets[id] = webhook.NewSecret()
 	sealed, err := store.SealSecret(box, id, w.secrets[id])
 	w.must(err)
-	e := store.Endpoint{ID: id, Tenant: "t", URL: address, Payload: "thin", Status: "active", Secrets: []store.Secret{sealed}, CreatedAt: txn.At(time.Now())}
+	e := store.Endpoint{ID: id, Tenant: "t", URL: address, Payload: "thin", Status: "active", Secrets: []store.Secret{sealed}, CreatedAt: txn.At(at.Add(-time.Hour))}
 	for _, c := range change {
 		c(&e)
 	}

@@ -39,8 +39,17 @@ var ErrBody = errors.New("webhook body")
 type Occasion struct {
 	Tenant, Kind, Key string
 	Transaction       string                            // empty where it is about none
+	At                time.Time                         // when it happened: who was made later is not told; zero: everybody is
 	Except            string                            // an endpoint that is not told
 	Body              func(form string) ([]byte, error) // by the endpoint's payload: thin, full
+}
+
+// leeway is how much later than an occasion an endpoint may have been made by its edge's clock and still be told.
+const leeway = time.Minute
+
+// missed tells whether an occasion had passed when an endpoint was made.
+func (o Occasion) missed(e store.Endpoint) bool {
+	return !o.At.IsZero() && e.CreatedAt.After(o.At.Add(leeway))
 }
 
 // Rows returns a row, nobody's and due now, for every endpoint that wants to hear of an occasion. Made again they have the same
@@ -48,7 +57,7 @@ type Occasion struct {
 func Rows(keys *seal.Keyring, endpoints iter.Seq[store.Endpoint], o Occasion, now time.Time) ([]store.Delivery, error) {
 	var out []store.Delivery
 	for e := range endpoints {
-		if e.Tenant != o.Tenant || e.ID == o.Except || e.Status == "disabled" || !wants(e.Events, o.Kind) {
+		if e.Tenant != o.Tenant || e.ID == o.Except || e.Status == "disabled" || o.missed(e) || !wants(e.Events, o.Kind) {
 			continue
 		}
 		body, err := o.Body(e.Payload)
