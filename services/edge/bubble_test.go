@@ -39,6 +39,8 @@ type bubble struct {
 	broker *acknowledging
 	dial   chan net.Conn
 	client *http.Client
+
+	metrics *prometheus.Registry
 }
 
 // acknowledging takes every message, or while silent none.
@@ -102,10 +104,10 @@ func inBubbleWith(t *testing.T, silent bool, guard edge.Decider, do func(b *bubb
 	}
 	synctest.Test(t, func(t *testing.T) {
 		m := memory.NewTransactions()
-		b := &bubble{t: t, memory: m, broker: &acknowledging{silent: silent}, dial: make(chan net.Conn), store: &transactions{Transactions: m, before: map[string]func(context.Context) error{}}}
+		b := &bubble{t: t, memory: m, broker: &acknowledging{silent: silent}, dial: make(chan net.Conn), metrics: prometheus.NewRegistry(), store: &transactions{Transactions: m, before: map[string]func(context.Context) error{}}}
 		registry := memory.NewRegistry()
 		b.served, err = edge.Serve(t.Context(), edge.Config{
-			Shell: app.Shell{JS: b.broker, Clock: app.NewClock(nil), Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(),
+			Shell: app.Shell{JS: b.broker, Clock: app.NewClock(nil), Log: zerolog.Nop(), Metrics: b.metrics,
 				Health: &app.Health{}},
 			Transactions: b.store, Decider: guard, DryRun: guard, Registry: registry, Keys: keys, Instance: "a", Audit: registry.Record, MaxInFlight: 100, BootstrapKey: bootstrap,
 		})

@@ -170,7 +170,6 @@ func TestARedriveDoesWhatIsLeftToDo(t *testing.T) {
 				tc.before(e)
 			}
 			r.bury(r.buried(tc.step, stage.CausePanic, tc.header, 1))
-			before := r.clock.Now()
 			r.clock.add(200 * time.Millisecond) // not so long that it would be stalled
 			a := e.do(http.MethodPost, lettersPath+"/dl_1/redrive", "")
 			if a.status != tc.status || a.member("outcome") != tc.outcome {
@@ -180,13 +179,18 @@ func TestARedriveDoesWhatIsLeftToDo(t *testing.T) {
 				t.Errorf("refused with %s", a.body)
 			}
 			if tc.run > 0 {
-				if entry := r.entry(key); entry.Run != tc.run || entry.AcceptedAt.After(before) != (tc.run == 2) || !entry.Deadline.After(entry.AcceptedAt) {
+				if entry := r.entry(key); entry.Run != tc.run || entry.AcceptedAt.After(r.clock.began) || entry.Deadline.After(entry.AcceptedAt.Add(2*time.Second)) != (tc.run == 2) {
 					t.Errorf("stored: %+v", entry.Claim)
 				}
 			}
 			if a.status != http.StatusServiceUnavailable || tc.run != 2 {
 				if diff := cmp.Diff(tc.submitted, r.messages(streams.Submitted)); diff != "" {
 					t.Errorf("submitted: %s", diff)
+				}
+			}
+			if len(tc.submitted) == 2 { // under what was promised at first
+				if s := r.submitted(); s[1].AcceptedAt != s[0].AcceptedAt || s[1].Deadline != s[0].Deadline {
+					t.Errorf("run 2: accepted at %s, promised by %s", s[1].AcceptedAt, s[1].Deadline)
 				}
 			}
 			if diff := cmp.Diff(tc.decided, r.messages(streams.Decided)); diff != "" {

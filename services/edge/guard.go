@@ -105,6 +105,10 @@ func (e *edge) writeGuards(xs []*flight) ([]store.Entry, error) {
 			continue
 		}
 		e.metrics.guarded.WithLabelValues(o.Status).Inc()
+		if o.Status == store.DecidedNow {
+			d := decides[k]
+			e.metrics.decisions.Made(d.Claim.AcceptedAt, d.DecidedAt, d.DecidedAt.After(d.Claim.Deadline))
+		}
 		out[at[k]] = o.Entry
 		e.flights.heard(o.Entry.Key, o.Entry.Event, e.Clock.Now())
 	}

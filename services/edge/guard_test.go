@@ -48,6 +48,22 @@ func (b *bubble) decision(id string) event.Decided {
 	return d
 }
 
+// counted is what a histogram's or a counter's family has counted.
+func (b *bubble) counted(name string) float64 {
+	b.t.Helper()
+	families, err := b.metrics.Gather()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			m := f.GetMetric()[0]
+			return m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return -1
+}
+
 // announced are the decisions that the broker took.
 func (b *bubble) announced() (out [][]byte) {
 	for _, m := range b.broker.took {
@@ -151,6 +167,9 @@ func TestTheGuardDecidesWhenTheStoreIsBack(t *testing.T) {
 		synctest.Wait()
 		if d := b.decision("x"); !d.Late || d.By != event.ByGuard {
 			t.Errorf("by %s, late %v", d.By, d.Late)
+		}
+		if all, late := b.counted("crivo_decision_duration_seconds"), b.counted("crivo_decisions_late_total"); all != 1 || late != 1 {
+			t.Errorf("counted: %v, %v of them late", all, late)
 		}
 	})
 }

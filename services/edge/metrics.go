@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"crivo/pkg/app"
 )
 
 type metrics struct {
@@ -15,6 +17,7 @@ type metrics struct {
 	guarded  *prometheus.CounterVec
 
 	listeners prometheus.Gauge
+	decisions app.Decisions // the guard's
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -28,6 +31,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		guarded: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "crivo_guard_total",
 			Help: "Transactions that the pipeline was late with: decided by the guard, found decided before, refused by the store, or unknown."}, []string{"outcome"}),
 	}
+	m.decisions = app.NewDecisions(reg)
 	m.listeners = prometheus.NewGauge(prometheus.GaugeOpts{Name: "crivo_edge_listeners", Help: "Open streams of events."})
 	reg.MustRegister(m.requests, m.duration, m.inFlight, m.groups, m.guarded, m.listeners)
 	return m

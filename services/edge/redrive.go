@@ -85,10 +85,11 @@ func (e *edge) redrive(ctx context.Context, m *member, l streams.Letter) (outcom
 }
 
 // rerun sends an undecided transaction the whole way again, whichever step gave it up. Nobody waits for it here, so it has no
-// flight, and none of the room for new ones.
+// flight, and none of the room for new ones. What its client was promised stays: it is decided late, and so marked.
 func (e *edge) rerun(ctx context.Context, tenant store.Tenant, entry store.Entry, l streams.Letter) (string, error) {
-	entry, err := e.raise(ctx, tenant, entry, txn.At(e.Clock.Now()).Time)
-	if err != nil {
+	entry, err := e.Transactions.Raise(ctx, store.Raise{Key: entry.Key, FromRun: entry.Run, AcceptedAt: entry.AcceptedAt,
+		Deadline: txn.At(e.Clock.Now().Add(tenant.Deadline())).Time})
+	if err != nil && !errors.Is(err, store.ErrChanged) { // else somebody was faster, and this is how it stands
 		return "", fmt.Errorf("%w: %w", errStore, err)
 	}
 	if entry.Decided() { // meanwhile
@@ -98,7 +99,7 @@ func (e *edge) rerun(ctx context.Context, tenant store.Tenant, entry store.Entry
 	if err != nil {
 		return "", err
 	}
-	s.TimeZone = tenant.TimeZone
+	s.Deadline, s.TimeZone = txn.At(entry.AcceptedAt.Add(tenant.Deadline())), tenant.TimeZone
 	out, err := e.message(s, traceparent(l.Ident.Trace))
 	if err != nil {
 		return "", err

@@ -102,7 +102,7 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 	if len(decides) == 0 {
 		return out
 	}
-	outcomes, err := s.Transactions.Decide(ctx, decides)
+	outcomes, err := s.write(ctx, decides)
 	failpoint.Hit("persist", "written")
 	for k, i := range at {
 		if err != nil {
@@ -116,6 +116,22 @@ func (s Stage) Handle(ctx context.Context, batch []stage.Message) []stage.Result
 		out[i] = s.announce(idents[k], outcomes[k])
 	}
 	return out
+}
+
+// leastWrite is how long the arbiter is given at least.
+const leastWrite = 500 * time.Millisecond
+
+// write asks the arbiter, for as long as what it is asked stays true: a decision that is made in time must not be stored long after
+// its deadline. One that was not is made anew, as a late one.
+func (s Stage) write(ctx context.Context, decides []store.Decide) ([]store.Outcome, error) {
+	for _, d := range decides {
+		if left := d.Claim.Deadline.Sub(d.DecidedAt); left >= 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, max(left, leastWrite))
+			defer cancel()
+		}
+	}
+	return s.Transactions.Decide(ctx, decides)
 }
 
 // whole gives a burial that could not read its transaction the one that was claimed: the decision takes the place of the claim.
@@ -162,7 +178,7 @@ func (s Stage) announce(ident streams.Ident, o store.Outcome) stage.Result {
 		return stage.Result{Err: stage.Reject(errDigest)}
 	}
 	if o.Status == store.DecidedNow {
-		s.metrics.decided(o.Entry)
+		s.metrics.decisions.Made(o.Entry.AcceptedAt, o.Entry.DecidedAt, o.Entry.DecidedAt.After(ident.Deadline))
 	}
 	if ident.Reply != "" {
 		// Best effort and at once: the edge reads the store when it hears nothing.
@@ -197,11 +213,12 @@ func (s Stage) bury(ctx context.Context, b stage.Burial, letter func(context.Con
 	if err != nil {
 		return nil, err
 	}
+	scored.Deadline = txn.At(ident.Deadline) // what was promised: the claim's is the sweep's pace
 	d, err := s.decide(scored)
 	if err != nil {
 		return nil, err
 	}
-	outcomes, err := s.Transactions.Decide(ctx, []store.Decide{d})
+	outcomes, err := s.write(ctx, []store.Decide{d})
 	if err != nil {
 		return nil, fmt.Errorf("bury: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -317,6 +318,62 @@ func TestByAndLate(t *testing.T) {
 				t.Errorf("got by %s, late %v at %v", d.By, d.Late, d.DecidedAt)
 			}
 		})
+	}
+}
+
+// stuck is a store that answers nothing and tells how long it was waited for.
+type stuck struct {
+	store.Transactions
+	waited *time.Duration
+}
+
+func (s stuck) Decide(ctx context.Context, _ []store.Decide) ([]store.Outcome, error) {
+	began := time.Now()
+	<-ctx.Done()
+	*s.waited = time.Since(began)
+	return nil, ctx.Err()
+}
+
+// A decision says when it was made. It is not kept waiting until that is long ago.
+func TestNoDecisionInTimeIsWrittenLongAfterItsDeadline(t *testing.T) {
+	for name, tc := range map[string]struct{ after, want time.Duration }{
+		"early":             {300 * time.Millisecond, 1700 * time.Millisecond},
+		"just in time":      {1900 * time.Millisecond, 500 * time.Millisecond},
+		"late, and said so": {3 * time.Second, time.Minute}, // the runner's own patience
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var waited time.Duration
+				p, c := arbiter(stuck{waited: &waited})
+				c.now = accepted.Add(tc.after)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				late := scored("b", txn.Approve) // beside one that is late anyway
+				late.Deadline = txn.At(accepted)
+				out := p.Handle(ctx, []stage.Message{message(t, late), message(t, scored("a", txn.Approve))})
+				if waited != tc.want || !stage.IsUnavailable(out[1].Err) {
+					t.Errorf("waited %s: %v", waited, out[1].Err)
+				}
+			})
+		})
+	}
+}
+
+// A claim's deadline is the sweep's pace, once it ran again; what was promised is in the message.
+func TestABurialAfterASweepIsLate(t *testing.T) {
+	s := memory.NewTransactions()
+	p, c := arbiter(s)
+	in := scored("a", txn.Approve)
+	swept := claimed(t, in.Submitted)
+	swept.Deadline = accepted.Add(8 * time.Second)
+	claim(t, s, swept)
+	c.now = accepted.Add(7 * time.Second)
+	out, err := p.Bury(t.Context(), stage.Burial{Step: "persist", Message: message(t, in), Cause: stage.CauseDecode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := announced(t, out); !d.Late || !d.Deadline.Equal(accepted.Add(2*time.Second)) {
+		t.Errorf("late %v, by %s", d.Late, d.Deadline)
 	}
 }
 
