@@ -99,7 +99,8 @@ func (n *notifier) after(row store.Delivery, res outcome, started time.Time) sto
 		next := txn.At(row.NextAttemptAt)
 		a.NextAttemptAt = &next
 	}
-	row.LeasedUntil, row.Trigger, row.Was = free, "", ""
+	row = letGo(row)
+	row.Trigger, row.Was = "", ""
 	row.Attempts = append(row.Attempts, a)
 	row.Attempts = row.Attempts[max(0, len(row.Attempts)-mostAttempts):]
 	return row

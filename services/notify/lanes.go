@@ -65,6 +65,12 @@ func (n *notifier) sending(id string) (store.Endpoint, bool) {
 // free is the lease of a row that nobody holds.
 var free = time.UnixMilli(0)
 
+// letGo is a row that is written back and held no longer, if it is held by this lease still.
+func letGo(row store.Delivery) store.Delivery {
+	row.Held, row.LeasedUntil = row.LeasedUntil, free
+	return row
+}
+
 // giveBack makes rows due again at once. Those that another may hold by now are left alone.
 func (n *notifier) giveBack(ctx context.Context, rows []store.Delivery) {
 	now := n.Clock.Now()
@@ -72,8 +78,8 @@ func (n *notifier) giveBack(ctx context.Context, rows []store.Delivery) {
 	if len(rows) == 0 {
 		return
 	}
-	for i := range rows {
-		rows[i].LeasedUntil = free
+	for i, r := range rows {
+		rows[i] = letGo(r)
 	}
 	_ = n.Deliveries.Update(ctx, rows) // unheard, the lease runs out by itself
 }
@@ -151,7 +157,7 @@ func (n *notifier) doubt(rows []store.Delivery) {
 	}
 }
 
-// freeDoubtful makes them due, once: a second try could undo what became of them after the first.
+// freeDoubtful makes them due.
 func (n *notifier) freeDoubtful(ctx context.Context) {
 	n.mu.Lock()
 	rows := n.doubtful
@@ -217,7 +223,8 @@ func (n *notifier) orphans(ctx context.Context, id string) {
 	if err != nil {
 		return
 	}
-	for i := range rows {
+	for i, r := range rows {
+		rows[i] = letGo(r)
 		rows[i].Status = store.Cancelled
 	}
 	_ = n.Deliveries.Update(ctx, rows)

@@ -94,13 +94,15 @@ type Deliveries interface {
 	Lease(ctx context.Context, endpoint string, now, until time.Time, limit int) ([]Delivery, error)
 	// DueEndpoints returns the ids of endpoints with rows that are due at now and not leased.
 	DueEndpoints(ctx context.Context, now time.Time) ([]string, error)
-	// Update writes back status, attempts, next attempt, its trigger and lease of rows. An error means that any of them may be written.
+	// Update writes back status, attempts, next attempt, its trigger and lease of rows. One that is no longer leased until its Held,
+	// so that another may have tried it since, stays as it is; a zero Held is any. An error means that any of them may be written.
 	Update(ctx context.Context, rows []Delivery) error
 	// Cancel ends every pending row of an endpoint with status (Cancelled, Skipped), those asked for too, and tells how many there were.
 	Cancel(ctx context.Context, tenant, endpoint, status string) (int, error)
 	Get(ctx context.Context, tenant, id string) (Delivery, error)
 	// Resend makes a row due at r.At for one more attempt, and keeps the status that it had in Was. ErrChanged where an attempt is
-	// under way or asked for already, or the last replay that asked was r.Replay; ErrNotFound where there is no such row.
+	// under way or asked for already, or the last replay that asked was r.Replay; ErrNotFound where there is no such row. Whoever
+	// held the row holds it no longer.
 	Resend(ctx context.Context, r Resend) error
 	// Between returns up to q.Limit rows, oldest first.
 	Between(ctx context.Context, q Span) ([]Delivery, error)

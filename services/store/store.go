@@ -176,6 +176,7 @@ type Delivery struct {
 	Attempts      []Attempt
 	NextAttemptAt time.Time
 	LeasedUntil   time.Time
+	Held          time.Time // the lease under which it is written back; not stored
 	CreatedAt     time.Time
 	Trigger       string // of the next attempt where it is asked for (manual, replay, test); empty: the schedule's
 	Was           string // status before it was asked for

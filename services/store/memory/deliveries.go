@@ -38,7 +38,7 @@ func (d *Deliveries) Insert(_ context.Context, rows []store.Delivery) ([]bool, e
 
 // kept is a row as a store keeps it: with times of its precision and attempts that nobody else appends to.
 func kept(r store.Delivery) store.Delivery {
-	r.NextAttemptAt, r.LeasedUntil, r.CreatedAt = millis(r.NextAttemptAt), millis(r.LeasedUntil), millis(r.CreatedAt)
+	r.NextAttemptAt, r.LeasedUntil, r.CreatedAt, r.Held = millis(r.NextAttemptAt), millis(r.LeasedUntil), millis(r.CreatedAt), time.Time{}
 	r.Attempts = slices.Clip(slices.Clone(r.Attempts))
 	return r
 }
@@ -87,7 +87,7 @@ func (d *Deliveries) Update(_ context.Context, rows []store.Delivery) error {
 	defer d.mu.Unlock()
 	for _, r := range rows {
 		for i := range d.rows {
-			if x := &d.rows[i]; x.ID == r.ID {
+			if x := &d.rows[i]; x.ID == r.ID && (r.Held.IsZero() || x.LeasedUntil.Equal(millis(r.Held))) {
 				r = kept(r)
 				x.Status, x.Attempts, x.NextAttemptAt, x.LeasedUntil, x.Trigger, x.Was = r.Status, r.Attempts, r.NextAttemptAt, r.LeasedUntil, r.Trigger, r.Was
 			}
@@ -134,7 +134,7 @@ func (d *Deliveries) Resend(_ context.Context, r store.Resend) error {
 	if x.Trigger != "" || x.LeasedUntil.After(millis(r.At)) || r.Replay != "" && x.Replay == r.Replay {
 		return store.ErrChanged
 	}
-	x.Trigger, x.Was, x.Status, x.NextAttemptAt = r.Trigger, x.Status, store.Pending, millis(r.At)
+	x.Trigger, x.Was, x.Status, x.NextAttemptAt, x.LeasedUntil = r.Trigger, x.Status, store.Pending, millis(r.At), time.UnixMilli(0)
 	if r.Replay != "" {
 		x.Replay = r.Replay
 	}

@@ -209,6 +209,9 @@ func (d *Deliveries) Update(ctx context.Context, changed []store.Delivery) error
 		s := state{r.Status, string(attempts), bson.NewDateTimeFromTime(r.NextAttemptAt), bson.NewDateTimeFromTime(r.LeasedUntil),
 			bson.NewDateTimeFromTime(dueAt(r)), time.Time{}, r.Trigger, r.Was}
 		row := bson.D{byID(deliveryKey(r)), {Key: "id", Value: r.ID}}
+		if !r.Held.IsZero() {
+			row = append(row, bson.E{Key: "leased_until", Value: r.Held})
+		}
 		if r.Status == store.Pending {
 			writes[i] = update(row, s, "expire_at")
 			continue
@@ -273,7 +276,8 @@ func (d *Deliveries) Resend(ctx context.Context, r store.Resend) error {
 
 func resent(seen store.Delivery, r store.Resend) bson.D {
 	set := bson.D{{Key: "status", Value: store.Pending}, {Key: "asked", Value: r.Trigger}, {Key: "was", Value: seen.Status},
-		{Key: "next_attempt_at", Value: r.At}, {Key: "due_at", Value: r.At}}
+		{Key: "next_attempt_at", Value: r.At}, {Key: "due_at", Value: r.At},
+		{Key: "leased_until", Value: time.UnixMilli(0)}}
 	if r.Replay != "" {
 		set = append(set, bson.E{Key: "replay", Value: r.Replay})
 	}

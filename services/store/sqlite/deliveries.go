@@ -169,6 +169,9 @@ func (d *Deliveries) DueEndpoints(ctx context.Context, now time.Time) ([]string,
 	return out, rows.Err()
 }
 
+const writeBack = `UPDATE deliveries SET status = ?, attempts = ?, next_at = ?, leased_until = ?, asked = ?, was = ?
+	WHERE id = ? AND (? OR leased_until = ?)`
+
 // Update writes rows back, in one group.
 func (d *Deliveries) Update(ctx context.Context, rows []store.Delivery) error {
 	err := d.group(ctx, func(tx *sql.Tx) error {
@@ -177,8 +180,8 @@ func (d *Deliveries) Update(ctx context.Context, rows []store.Delivery) error {
 			if err != nil {
 				return err
 			}
-			if _, err := tx.ExecContext(ctx, "UPDATE deliveries SET status = ?, attempts = ?, next_at = ?, leased_until = ?, asked = ?, was = ? WHERE id = ?",
-				r.Status, string(attempts), r.NextAttemptAt.UnixMilli(), r.LeasedUntil.UnixMilli(), r.Trigger, r.Was, r.ID); err != nil {
+			if _, err := tx.ExecContext(ctx, writeBack, r.Status, string(attempts), r.NextAttemptAt.UnixMilli(), r.LeasedUntil.UnixMilli(), r.Trigger, r.Was,
+				r.ID, r.Held.IsZero(), r.Held.UnixMilli()); err != nil {
 				return err
 			}
 		}
@@ -216,7 +219,7 @@ func (d *Deliveries) Get(ctx context.Context, tenant, id string) (store.Delivery
 	return found[0], nil
 }
 
-const askAgain = `UPDATE deliveries SET asked = ?, was = status, status = 'pending', next_at = ?, replay = iif(? = '', replay, ?)
+const askAgain = `UPDATE deliveries SET asked = ?, was = status, status = 'pending', next_at = ?, leased_until = 0, replay = iif(? = '', replay, ?)
 	WHERE id = ? AND tenant = ? AND asked = '' AND leased_until <= ? AND (? = '' OR replay <> ?)`
 
 // Resend makes a row due for one more attempt.

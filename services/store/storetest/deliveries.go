@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -221,6 +222,53 @@ func deliveryRaces(t *testing.T, fill func(t *testing.T, rows ...store.Delivery)
 		}
 		if _, err := s.Get(ctx, "t", nobody.ID); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("an update made a row: %v", err)
+		}
+	})
+	t.Run("who lost a lease writes nothing over", func(t *testing.T) {
+		lost := func(r store.Delivery) store.Delivery {
+			r.Held, r.LeasedUntil, r.Status = r.LeasedUntil, time.UnixMilli(0), store.Exhausted
+			return r
+		}
+		now := noon.Add(time.Hour + 300*time.Microsecond) // finer than a store keeps
+		for name, meanwhile := range map[string]func(s store.Deliveries) error{
+			"another holds it": func(s store.Deliveries) error {
+				_, err := s.Lease(ctx, "e", now.Add(time.Minute), now.Add(2*time.Minute), 1)
+				return err
+			},
+			"another delivered it": func(s store.Deliveries) error {
+				got, err := s.Lease(ctx, "e", now.Add(time.Minute), now.Add(2*time.Minute), 1)
+				if err != nil {
+					return err
+				}
+				got[0].Held, got[0].LeasedUntil, got[0].Status = got[0].LeasedUntil, time.UnixMilli(0), store.Delivered
+				return s.Update(ctx, got)
+			},
+			"it was asked for": func(s store.Deliveries) error {
+				return s.Resend(ctx, store.Resend{Tenant: "t", ID: row("e", 1).ID, Trigger: store.Manual, At: now.Add(time.Minute)})
+			},
+		} {
+			s := fill(t, row("e", 1), row("e", 2))
+			got, err := s.Lease(ctx, "e", now, now.Add(time.Minute), 2)
+			if err != nil || len(got) != 2 {
+				t.Fatal(got, err)
+			}
+			slices.SortFunc(got, func(a, b store.Delivery) int { return strings.Compare(a.ID, b.ID) })
+			if err := s.Update(ctx, []store.Delivery{lost(got[1])}); err != nil { // nobody took this one meanwhile
+				t.Fatal(err)
+			}
+			if err := meanwhile(s); err != nil {
+				t.Fatal(name, err)
+			}
+			before, err1 := s.Get(ctx, "t", got[0].ID)
+			err2 := s.Update(ctx, []store.Delivery{lost(got[0])})
+			after, err3 := s.Get(ctx, "t", got[0].ID)
+			mine, err4 := s.Get(ctx, "t", got[1].ID)
+			if err := errors.Join(err1, err2, err3, err4); err != nil {
+				t.Fatal(name, err)
+			}
+			if diff := cmp.Diff(before, after); diff != "" || mine.Status != store.Exhausted {
+				t.Errorf("%s: %s; the other is %s", name, diff, mine.Status)
+			}
 		}
 	})
 	t.Run("what a caller does to a row it got stays its own", func(t *testing.T) {
