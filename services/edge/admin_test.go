@@ -489,8 +489,10 @@ func TestAFullStreamIsRefusedBeforeAnythingIsClaimed(t *testing.T) {
 	if r.store.claimed() != before {
 		t.Error("claimed what cannot be published")
 	}
+	r.await("/readyz to name it", func() bool { return strings.HasPrefix(e.Health.Degraded()["room"], "TX_SUBMITTED is full") })
 	r.stream(func(*jetstream.StreamConfig) {})
 	r.await("room again", func() bool { return e.post(r.payment("z")).status == http.StatusAccepted })
+	r.await("/readyz to be content", func() bool { return e.Health.Degraded()["room"] == "" })
 }
 
 // A step that cannot publish holds everything up behind it: the edge must not wait until that reaches TX_SUBMITTED.

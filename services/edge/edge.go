@@ -304,7 +304,12 @@ func (e *edge) checkRoom(ctx context.Context, again map[string]time.Time) {
 			crowded = step.Stream
 		}
 	}
-	if full := crowded != ""; e.full.Swap(full) != full {
+	full, text := crowded != "", ""
+	if full {
+		text = crowded + " is full: new transactions are refused"
+	}
+	e.Health.Degrade("room", text)
+	if e.full.Swap(full) != full {
 		e.Log.Warn().Bool("full", full).Str("stream", crowded).Msg("room in the streams")
 	}
 	e.Health.Set("broker", "")

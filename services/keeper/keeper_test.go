@@ -229,6 +229,7 @@ type fragile struct {
 	*sqlite.Transactions
 	away      atomic.Bool
 	failRaise atomic.Value // the id whose run cannot be raised
+	slow      atomic.Int64 // nanoseconds that one Raise takes
 	rounds    atomic.Int64
 	blind     atomic.Bool // decisions cannot be compared
 	blinded   atomic.Int64
@@ -326,6 +327,7 @@ func (f *fragile) Raise(ctx context.Context, r store.Raise) (store.Entry, error)
 	if f.failRaise.Load() == r.ID {
 		return store.Entry{}, errors.New("the store is away")
 	}
+	time.Sleep(time.Duration(f.slow.Load()))
 	return f.Transactions.Raise(ctx, r)
 }
 
@@ -588,6 +590,21 @@ func TestLittleIsRaisedInVain(t *testing.T) {
 	w.decide(false, claims("x", 1)...)
 	w.forward(time.Hour)
 	w.until("all ran again", func() bool { return raised() == 300 && w.state(streams.Submitted).LastSeq >= 600 })
+}
+
+// A slow store keeps the keeper from nothing else: what one round does not get through, the next does.
+func TestASlowStoreIsSweptInParts(t *testing.T) {
+	w := newWorld(t)
+	w.provision()
+	late := claims("late", 30)
+	w.claim(late...)
+	w.store.slow.Store(int64(20 * time.Millisecond))
+	w.forward(time.Minute)
+	w.run()
+	w.until("all ran again", func() bool { return w.state(streams.Submitted).Msgs == 30 })
+	if n := w.store.rounds.Load(); n < 3 {
+		t.Errorf("in %d rounds", n+1)
+	}
 }
 
 func TestNothingRunsAgainBeforeDecisionsWereCompared(t *testing.T) {

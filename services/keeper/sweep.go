@@ -147,9 +147,10 @@ func (k *keeper) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for n := 1; len(ripe) > 0; n = sweepGroup { // the first alone tells whether anything can be published
+	until := time.Now().Add(k.Every)                                        // where the store is slow the next round goes on, and all else has its turn meanwhile
+	for n := 1; len(ripe) > 0 && time.Now().Before(until); n = sweepGroup { // the first alone tells whether anything can be published
 		n = min(n, len(ripe))
-		if err := k.runAgain(ctx, now, ripe[:n], tenants); err != nil {
+		if err := k.runAgain(ctx, now, ripe[:n], tenants, until); err != nil {
 			return err
 		}
 		ripe = ripe[n:]
@@ -157,9 +158,12 @@ func (k *keeper) sweep(ctx context.Context) error {
 	return nil
 }
 
-func (k *keeper) runAgain(ctx context.Context, now time.Time, ripe []store.Entry, tenants map[string]store.Tenant) (err error) {
+func (k *keeper) runAgain(ctx context.Context, now time.Time, ripe []store.Entry, tenants map[string]store.Tenant, until time.Time) (err error) {
 	var whole, broken []stage.Output // one stream each
-	for _, e := range ripe {
+	for i, e := range ripe {
+		if i > 0 && time.Now().After(until) {
+			break
+		}
 		raised, raiseErr := k.Transactions.Raise(ctx, store.Raise{Key: e.Key, FromRun: e.Run, AcceptedAt: e.AcceptedAt,
 			Deadline: now.Add(tenants[e.Tenant].Deadline())})
 		if errors.Is(raiseErr, store.ErrChanged) || errors.Is(raiseErr, store.ErrNotFound) {

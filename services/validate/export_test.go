@@ -17,7 +17,7 @@ func NewList(path string, now func() time.Time) List { return NewLists(path, nil
 
 // NewLists has not looked yet, neither at the file nor at what is stored.
 func NewLists(path string, stored Lists, now func() time.Time) List {
-	return List{newList(Config{Shell: app.Shell{Clock: app.NewClock(now), Log: zerolog.Nop(), Health: &app.Health{}}, Blocklist: path, Lists: stored})}
+	return List{newList(Config{Shell: app.Shell{Name: "edge", Clock: app.NewClock(now), Log: zerolog.Nop(), Health: &app.Health{}}, Blocklist: path, Lists: stored})}
 }
 
 // Look reads the file if it changed and returns what is in use.
@@ -27,7 +27,7 @@ func (l List) Look() *Snapshot {
 }
 
 // Missed is what /readyz tells of it.
-func (l List) Missed() string { return l.health.Degraded()[CheckBlocklist] }
+func (l List) Missed() string { return l.health.Degraded()["edge "+CheckBlocklist] }
 
 // Load reads what is stored.
 func (l List) Load(ctx context.Context) error { return l.load(ctx) }

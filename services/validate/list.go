@@ -226,7 +226,8 @@ type list struct {
 	stored Lists  // nil: nothing is stored
 	now    func() time.Time
 	log    zerolog.Logger
-	health *app.Health // told CheckBlocklist while an older version is in use
+	health *app.Health // told while an older version is in use
+	part   string      // of the health: a process may have more than one reader
 
 	size     int64
 	modified time.Time
@@ -236,7 +237,7 @@ type list struct {
 }
 
 func newList(cfg Config) *list {
-	l := &list{path: cfg.Blocklist, stored: cfg.Lists, now: cfg.Clock.Now, log: cfg.Log, health: cfg.Health}
+	l := &list{path: cfg.Blocklist, stored: cfg.Lists, now: cfg.Clock.Now, log: cfg.Log, health: cfg.Health, part: strings.TrimSpace(cfg.Name + " " + CheckBlocklist)}
 	l.parts.file = part{asOf: l.now(), none: l.path != ""}
 	if l.stored != nil {
 		l.parts.stored = part{none: true, stale: unavailable}
@@ -257,7 +258,7 @@ func (l *list) use(p *part, change func(part) part) (changed bool) {
 	}
 	*p = next
 	l.snapshot.Store(both(l.parts.file, l.parts.stored))
-	l.health.Degrade(CheckBlocklist, l.missed())
+	l.health.Degrade(l.part, l.missed())
 	return true
 }
 
