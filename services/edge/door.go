@@ -59,7 +59,7 @@ const healthPart = "edge"
 var (
 	errPlain = errors.New("plain http beyond loopback: give --tls-cert and --tls-key, or say --insecure-http where something in front speaks TLS")
 	// errStarting is told before there are keys to tell who asks.
-	errStarting = errors.New("starting")
+	errStarting = errors.New("starting: /readyz tells what is waited for")
 )
 
 const headerTime = 5 * time.Second
