@@ -412,6 +412,21 @@ func (b *broker) lead(name string, away time.Duration, refuses bool) {
 	b.at(s.led, s.resume)
 }
 
+// unmake deletes a consumer, as an operator may. Who pulls from it is told.
+func (b *broker) unmake(name, durable string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.streams[name]
+	if s == nil || s.consumers[durable] == nil {
+		return
+	}
+	for _, p := range s.consumers[durable].waiting {
+		b.status(p.inbox, "409", "Consumer Deleted", "")
+	}
+	s.consumers[durable].waiting = nil
+	delete(s.consumers, durable)
+}
+
 // heal ends all faults.
 func (b *broker) heal() {
 	b.mu.Lock()

@@ -91,6 +91,10 @@ func (w *world) forecast(fair bool) weather {
 			skew.Add(r.Int64N(int64(2*time.Hour)) - int64(time.Hour))
 		}
 	})
+	some(2, "a consumer is deleted", func(r *rand.Rand) {
+		spec := streams.Steps[r.IntN(len(streams.Steps))]
+		w.broker.unmake(spec.Stream, spec.Durable)
+	})
 	return out.inOrder()
 }
 
