@@ -65,6 +65,7 @@ type history struct {
 	At    []int64
 	Sum   []int64 // of all amounts up to and including the event
 	Base  int64   // running sum before the first event kept
+	Lost  int64   // time of the newest event that was forgotten, or came too late to be counted; 0: none was
 }
 
 func newState() *state {
@@ -235,6 +236,9 @@ func (s *state) apply(e enrich.Event) []enrich.History {
 func (s *state) read(h *history, at int64) enrich.History {
 	out := h.read(at)
 	out.Since = s.Since
+	if lost := time.UnixMilli(h.Lost); h.Lost != 0 && lost.After(s.Since) {
+		out.Since = lost
+	}
 	return out
 }
 
@@ -275,6 +279,9 @@ func (s *state) forget() {
 // add puts an event in its place by time; a late one moves the sums after it.
 func (h *history) add(at, amount int64) {
 	h.First = min(h.First, at)
+	if h.Lost != 0 && at <= h.Lost {
+		return // those around it are gone
+	}
 	i := after(h.At, at)
 	sum := h.Base
 	if i > 0 {
@@ -288,14 +295,14 @@ func (h *history) add(at, amount int64) {
 	h.evict()
 }
 
-// evict forgets what is older than two longest windows, seen from the entity's newest event: a repeat or a late event still
-// reads a whole window. Room is given back when half of it is empty.
+// evict forgets what is older than two longest windows, seen from the entity's newest event: a repeat or an event that is late
+// still reads a whole window, one that is later reads that it is unknown. Room is given back when half of it is empty.
 func (h *history) evict() {
 	old := after(h.At, h.At[len(h.At)-1]-2*longest)
 	if old*2 < len(h.At) || old == 0 {
 		return
 	}
-	h.Base = h.Sum[old-1]
+	h.Base, h.Lost = h.Sum[old-1], h.At[old-1]
 	h.At, h.Sum = slices.Clone(h.At[old:]), slices.Clone(h.Sum[old:])
 }
 

@@ -86,6 +86,10 @@ local state = redis.call('HMGET', marker, 'epoch', 'since', 'writes')
 if torn then state[1] = false end
 
 local horizon = math.floor((math.max(at, tonumber(newest[2] or at)) - keep) / hour) * hour
+if counts_it and at < horizon and not base then -- it is left out, and that must be told of every window it would be in
+  redis.call('HSET', totals, 'base', '0')
+  base = '0'
+end
 local added = counts_it and at >= horizon and redis.call('ZADD', times, 'NX', ARGV[2], id) == 1
 local latest = added and (not newest[1] or tonumber(newest[2]) < at)
 if latest then

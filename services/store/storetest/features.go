@@ -36,6 +36,12 @@ func Features(t *testing.T, reopen func(t *testing.T) enrich.Features, beside fu
 		"the same, a month out of order": series(250, 15, func(i int) (time.Duration, int64) {
 			return time.Duration(i)*14*time.Hour - time.Duration(i%5)*7*24*time.Hour, int64(i)
 		}),
+		"as many two windows late": series(8, 19, func(i int) (time.Duration, int64) {
+			return time.Duration(i)*time.Hour - time.Duration(i%2)*61*24*time.Hour, 5
+		}),
+		"some that come two windows late, again and again": series(120, 20, func(i int) (time.Duration, int64) {
+			return time.Duration(i)*24*time.Hour - time.Duration(i*7%5)*17*24*time.Hour, int64(i)
+		}),
 		"a total beyond 64 bits":          series(12, 16, func(i int) (time.Duration, int64) { return time.Duration(i) * 20 * 24 * time.Hour, 1<<62 - int64(i) }),
 		"a total beyond 64 bits, shifted": series(8, 17, func(i int) (time.Duration, int64) { return -time.Duration(i) * 4 * time.Minute, 1<<61 - int64(i) }),
 		"a quiet year, then again": series(8, 18, func(i int) (time.Duration, int64) {
