@@ -53,7 +53,7 @@ var errLost = errors.New("a message was lost on the way")
 func (d Decisions) After(ctx context.Context, tenant string, sequence uint64) ([]Announced, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTime)
 	defer cancel()
-	batch, err := jetstreamext.GetBatch(ctx, d.JS, Decided, pageMost, jetstreamext.GetBatchSeq(sequence+1),
+	batch, err := GetBatch(ctx, d.JS, Decided, pageMost, jetstreamext.GetBatchSeq(sequence+1),
 		jetstreamext.GetBatchSubject(Subject(EventDecided, tenant)), jetstreamext.GetBatchMaxBytes(pageBytes))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", Decided, err)

@@ -89,7 +89,7 @@ func letterRange(ctx context.Context, js jetstream.JetStream, q LetterQuery, fir
 		if first == 0 && !q.From.IsZero() {
 			start = jetstreamext.GetBatchStartTime(q.From)
 		}
-		batch, err := jetstreamext.GetBatch(ctx, js, DeadLetters, int(most), start,
+		batch, err := GetBatch(ctx, js, DeadLetters, int(most), start,
 			jetstreamext.GetBatchSubject(q.subject()), jetstreamext.GetBatchMaxBytes(letterBytes))
 		if err != nil {
 			yield(Letter{}, err)

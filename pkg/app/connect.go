@@ -47,6 +47,9 @@ func Connect(c Connection) (*nats.Conn, error) {
 	}
 	if !nc.IsConnected() {
 		w.away(nc, nc.LastError())
+		if nc.IsConnected() { // meanwhile, and was told before it was lost
+			w.back(nc)
+		}
 	}
 	return nc, nil
 }

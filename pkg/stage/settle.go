@@ -175,7 +175,7 @@ func (w *work) retry(ctx context.Context, in input, cause string, err error, att
 // bury gives a message up: what tells of it is stored before the broker forgets it.
 func (w *work) bury(ctx context.Context, in input, cause string, err error, attempts int) {
 	bounded, cancel := context.WithTimeout(ctx, handlerTime) // it may ask a store, as a handler does
-	outputs, buryErr := w.Bury(bounded, Burial{Step: w.Spec.Step, Message: in.Message, Cause: cause, Err: err, Attempts: attempts})
+	outputs, buryErr := w.letter(bounded, Burial{Step: w.Spec.Step, Message: in.Message, Cause: cause, Err: err, Attempts: attempts})
 	cancel()
 	if buryErr != nil {
 		w.Log.Error().Err(buryErr).Uint64("sequence", in.Sequence).Msg("burial not possible yet")
@@ -194,6 +194,18 @@ func (w *work) bury(ctx context.Context, in input, cause string, err error, atte
 		_ = w.Attempts.Forget(ctx, w.attemptKey(in))
 	}
 }
+
+// letter asks for what tells of a burial. It reads what a handler may have failed to read, and may panic as that did.
+func (w *work) letter(ctx context.Context, b Burial) (outputs []Output, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errPanicked
+		}
+	}()
+	return w.Bury(ctx, b)
+}
+
+var errPanicked = errors.New("the burial panicked")
 
 func (w *work) ack(in input) {
 	if w.end(in, in.msg.Ack) {
@@ -225,7 +237,7 @@ type holding struct {
 }
 
 func (w *work) hold(m jetstream.Msg) {
-	now := holding{w.Now(), w.connection()}
+	now := holding{time.Now(), w.connection()}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.held[m] = now
@@ -251,7 +263,7 @@ func (w *work) settled(m jetstream.Msg) {
 // heartbeat says in-progress for whatever is held, every third of AckWait.
 func (w *work) heartbeat(ctx context.Context) {
 	for Sleep(ctx, w.Spec.AckWait/6) == nil {
-		now := w.Now()
+		now := time.Now()
 		w.mu.Lock()
 		var due []jetstream.Msg
 		for m, h := range w.held {

@@ -196,7 +196,11 @@ func (r *reader) party(at string) Party {
 		}
 		return true
 	})
-	if kind != "" && !p.Document.IsZero() && kind != p.Document.Kind {
+	switch {
+	case kind == "":
+	case p.Document.IsZero() && !r.faulty(at+"/document"):
+		r.fault(at+"/document", Required, "is required where document_type is given")
+	case !p.Document.IsZero() && kind != p.Document.Kind:
 		r.fault(at+"/document_type", WrongFormat, "does not agree with the document")
 	}
 	return p

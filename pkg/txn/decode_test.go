@@ -125,6 +125,7 @@ func TestFaults(t *testing.T) {
 		"a time without zone":            {strings.Replace(with(``), `11Z`, `11`, 1), "/created_at format"},
 		"a time 6 minutes ahead":         {strings.Replace(with(``), `23:05`, `23:11`, 1), "/created_at range"},
 		"a document of wrong shape":      {with(`,"payee":{"document":"123"}`), "/payee/document format"},
+		"document type of no document":   {with(`,"payee":{"customer_id":"c","document_type":"cnpj"}`), "/payee/document required"},
 		"document type does not agree":   {with(`,"payee":{"document":"52998224725","document_type":"cnpj"}`), "/payee/document_type format"},
 		"a long name":                    {with(`,"payee":{"name":"` + long + `"}`), "/payee/name too_long"},
 		"an ISPB":                        {with(`,"payee":{"account":{"ispb":"1"}}`), "/payee/account/ispb format"},

@@ -246,8 +246,7 @@ func (e *edge) housekeeping(ctx context.Context) {
 
 const (
 	watchEvery = 100 * time.Millisecond
-	watchMost  = 32                                                    // look-ups in one round
-	tooLong    = time.Duration(decideShare * 2 * float64(time.Second)) // without a decision: half the usual deadline
+	watchMost  = 32 // look-ups in one round
 )
 
 // watchFlow asks the store about transactions that take long. A decision whose wake-up was lost is heard that way; while one is
@@ -255,7 +254,7 @@ const (
 func (e *edge) watchFlow(ctx context.Context) {
 	for stage.Sleep(ctx, watchEvery) == nil {
 		stalled := false
-		for _, key := range e.flights.late(e.Clock.Now().Add(-tooLong), watchMost) {
+		for _, key := range e.flights.late(decideShare, e.Clock.Now(), watchMost) {
 			try, cancel := context.WithTimeout(ctx, claimTime)
 			entry, err := e.Transactions.Get(try, key)
 			cancel()

@@ -107,6 +107,9 @@ func (f Flights) Start(key store.Key, accepted, deadline time.Time) (done <-chan
 // Heard ends a flight.
 func (f Flights) Heard(key store.Key, event []byte, now time.Time) { f.f.heard(key, event, now) }
 
+// Late tells how many are undecided for too long.
+func (f Flights) Late(now time.Time) int { return len(f.f.late(decideShare, now, 10)) }
+
 // Expire forgets what was lost.
 func (f Flights) Expire(now time.Time) { f.f.expire(now) }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"crivo/services/store"
+	"crivo/streams"
 	"crivo/streams/event"
 )
 
@@ -113,13 +114,14 @@ func (f *flights) drop(key store.Key) {
 	delete(f.byKey, key)
 }
 
-// late returns up to most of those that were accepted before t.
-func (f *flights) late(t time.Time, most int) []store.Key {
+// late returns up to most of those that are undecided for longer than a share of the time that they were promised.
+func (f *flights) late(share float64, now time.Time, most int) []store.Key {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []store.Key
 	for key, x := range f.byKey {
-		if x.accepted().Before(t) && len(out) < most {
+		long := streams.Share(share, x.accepted(), x.submitted.Deadline.Time)
+		if len(out) < most && now.Sub(x.accepted()) > long {
 			out = append(out, key)
 		}
 	}

@@ -196,6 +196,16 @@ func TestFlights(t *testing.T) {
 			}
 		}
 	})
+	t.Run("what is late goes by its own deadline", func(t *testing.T) {
+		f := edge.NewFlights()
+		f.Start(a, noon, noon.Add(2*time.Second))
+		f.Start(b, noon, noon.Add(5*time.Second))
+		for after, want := range map[time.Duration]int{time.Second: 0, 1100 * time.Millisecond: 1, 2500 * time.Millisecond: 1, 2600 * time.Millisecond: 2} {
+			if n := f.Late(noon.Add(after)); n != want {
+				t.Errorf("after %s %d are late, want %d", after, n, want)
+			}
+		}
+	})
 	t.Run("seats count like flights", func(t *testing.T) {
 		f := edge.NewFlights()
 		f.Start(a, noon, noon)

@@ -98,7 +98,7 @@ func replay(ctx context.Context, cfg Config, after, through uint64) (int, error)
 func fetch(ctx context.Context, js jetstream.JetStream, next, through uint64) (events []Event, last uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
-	messages, err := jetstreamext.GetBatch(ctx, js, streams.Submitted, int(min(fetchBatch, through-next+1)), jetstreamext.GetBatchSeq(next))
+	messages, err := streams.GetBatch(ctx, js, streams.Submitted, int(min(fetchBatch, through-next+1)), jetstreamext.GetBatchSeq(next))
 	if err != nil {
 		return nil, 0, err
 	}

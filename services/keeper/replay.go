@@ -24,8 +24,8 @@ type Outbox interface {
 	Resend(ctx context.Context, r store.Resend) error
 }
 
-// replayAtOnce is how many webhooks of each replay one look asks for: at the usual looks a hundred a second, so that those of new
-// decisions come first.
+// replayAtOnce is how many webhooks one look asks for, of all replays together: at the usual looks a hundred a second, so that those
+// of new decisions come first and the keeper's other work has its turn.
 const replayAtOnce = 50
 
 // replay does a part of every replay under way.
@@ -48,14 +48,14 @@ func (k *keeper) replay(ctx context.Context) error {
 		return err
 	}
 	for _, r := range all {
-		err = errors.Join(err, k.replayPart(ctx, r, endpoints))
+		err = errors.Join(err, k.replayPart(ctx, r, endpoints, max(1, replayAtOnce/len(all))))
 	}
 	return err
 }
 
 // replayPart goes on with one replay. Where it got to is written after its webhooks are asked for: who repeats a part, after a
 // death in between, finds the replay's name on them and only counts.
-func (k *keeper) replayPart(ctx context.Context, r store.Replay, endpoints []store.Endpoint) error {
+func (k *keeper) replayPart(ctx context.Context, r store.Replay, endpoints []store.Endpoint, most int) error {
 	now := txn.At(k.Clock.Now())
 	reachable := slices.ContainsFunc(endpoints, func(e store.Endpoint) bool {
 		return e.Tenant == r.Tenant && e.ID == r.EndpointID && e.Status != "disabled"
@@ -65,7 +65,7 @@ func (k *keeper) replayPart(ctx context.Context, r store.Replay, endpoints []sto
 		return k.saveReplay(ctx, r)
 	}
 	rows, err := k.Outbox.Between(ctx, store.Span{Tenant: r.Tenant, EndpointID: r.EndpointID, From: r.LastAt.Time, To: earlier(r.To, r.CreatedAt),
-		After: r.LastID, Limit: replayAtOnce})
+		After: r.LastID, Limit: most})
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (k *keeper) replayPart(ctx context.Context, r store.Replay, endpoints []sto
 		}
 		r.LastAt, r.LastID = txn.At(row.CreatedAt), row.ID
 	}
-	if err == nil && len(rows) < replayAtOnce {
+	if err == nil && len(rows) < most {
 		r.Status, r.EndedAt = store.ReplayDone, &now
 	}
 	return errors.Join(err, k.saveReplay(ctx, r))

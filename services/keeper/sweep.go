@@ -290,7 +290,7 @@ func (k *keeper) scan(ctx context.Context, name string, first, last uint64, each
 		return nil
 	}
 	reader, err := k.JS.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq: first, HeadersOnly: true, InactiveThreshold: 30 * time.Second})
+		OptStartSeq: first, HeadersOnly: true, InactiveThreshold: 30 * time.Second, MaxResetAttempts: 1})
 	if err != nil {
 		return fmt.Errorf("scan %s: %w", name, err)
 	}
@@ -298,6 +298,7 @@ func (k *keeper) scan(ctx context.Context, name string, first, last uint64, each
 	if err != nil {
 		return fmt.Errorf("scan %s: %w", name, err)
 	}
+	defer context.AfterFunc(ctx, messages.Stop)() // the reader makes itself anew by no time of ours
 	defer messages.Stop()
 	for end := false; !end; {
 		var batch []jetstream.Msg

@@ -161,8 +161,8 @@ func (n *notifier) read(ctx context.Context) error {
 	}
 	for id, e := range *before {
 		if _, ok := next[id]; !ok {
-			// Unheard, each row is cancelled when it is due.
-			_, _ = n.Deliveries.Cancel(ctx, e.Tenant, id, store.Cancelled)
+			// Beside, since much may be owed to it. Unheard, each row is cancelled when it is due.
+			n.work.Go(func() { _, _ = n.Deliveries.Cancel(n.hard, e.Tenant, id, store.Cancelled) })
 		}
 	}
 	return nil

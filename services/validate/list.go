@@ -36,12 +36,12 @@ type Lists interface {
 
 // entry is one line of the list's file. Values are clear text there, written by operators, and tokens from then on.
 type entry struct {
-	Kind      string     `yaml:"kind"` // see package lists
-	Value     asWritten  `yaml:"value"`
-	Tenant    asWritten  `yaml:"tenant"` // empty: all
-	Reason    string     `yaml:"reason"`
-	AddedBy   string     `yaml:"added_by"`
-	ExpiresAt *time.Time `yaml:"expires_at"`
+	Kind      string    `yaml:"kind"` // see package lists
+	Value     asWritten `yaml:"value"`
+	Tenant    asWritten `yaml:"tenant"` // empty: all
+	Reason    string    `yaml:"reason"`
+	AddedBy   string    `yaml:"added_by"`
+	ExpiresAt asWritten `yaml:"expires_at"` // empty: never
 }
 
 // asWritten is a scalar's text as it stands in the file: 0042 is no number here.
@@ -60,7 +60,21 @@ func (a *asWritten) UnmarshalYAML(text []byte) error {
 }
 
 // errOdd is the fault of a text that is odd.
-var errOdd = errors.New("value and tenant are plain text on one line, or in quotes: no tag, alias, block or list")
+var errOdd = errors.New("value, tenant and expires_at are plain text on one line, or in quotes: no tag, alias, block or list")
+
+var errEnd = errors.New("expires_at is a time such as 2026-12-31T23:59:59-03:00, with its zone")
+
+// end is the time that a text stands for, zero for an empty one.
+func (a asWritten) end() (time.Time, error) {
+	if a.text == "" || a.text == "null" || a.text == "~" {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.RFC3339Nano, a.text)
+	if err != nil {
+		return time.Time{}, errEnd
+	}
+	return t, nil
+}
 
 // rule is an entry of the file that was understood; its value masks itself.
 type rule struct {
@@ -128,17 +142,16 @@ func parse(data []byte, asOf time.Time) (part, error) {
 	var errs []error
 	for i, e := range entries {
 		value, err := lists.Understand(e.Kind, e.Value.text)
-		if e.Value.odd || e.Tenant.odd {
+		if e.Value.odd || e.Tenant.odd || e.ExpiresAt.odd {
 			err = errOdd
 		}
+		expires, endErr := e.ExpiresAt.end()
+		err = errors.Join(err, endErr)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("entry %d: %w", i+1, err))
 			continue
 		}
-		r := rule{kind: e.Kind, value: value, tenant: e.Tenant.text}
-		if e.ExpiresAt != nil {
-			r.expires = *e.ExpiresAt
-		}
+		r := rule{kind: e.Kind, value: value, tenant: e.Tenant.text, expires: expires}
 		p.rules = append(p.rules, r)
 	}
 	return p, errors.Join(errs...)

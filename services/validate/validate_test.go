@@ -127,6 +127,17 @@ func TestValuesAreTakenAsTheyStand(t *testing.T) {
 	}
 }
 
+// A block that should end must not become one without an end, or one that ends at another zone's time.
+func TestAnEndIsATimeWithItsZone(t *testing.T) {
+	for text, ok := range map[string]bool{"2026-12-31T23:59:59-03:00": true, `"2026-12-31T23:59:59Z"`: true, "null": true, "~": true, `""`: true,
+		"2026-12-31": false, "31/12/2026": false, "2026-12-31T18:00:00": false, "2026-12-31 18:00:00": false, "tomorrow": false, "1798761599": false} {
+		_, err := validate.ParseList(fmt.Appendf(nil, "- {kind: device_id, value: d-1}\n- kind: device_id\n  value: d-2\n  expires_at: %s\n", text), now)
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "entry 2: expires_at is a time") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 // What stands in quotes is a value whatever it begins with; what stands there without them is a value's own text or a fault.
 func TestAValueThatIsNotItsTextIsRefused(t *testing.T) {
 	for _, text := range []string{"!!str 0042", "&a !!str 0042", ">-\n    c-77", "|\n    c-77", "c-77\n    c-78", "[c-77]", "{c: 77}", "\n    c: 77", "\n    - c-77"} {

@@ -330,8 +330,11 @@ func TestABurialThatCannotBeMadeYetIsTriedAgain(t *testing.T) {
 	}))
 	tries, bury := 0, s.Bury
 	s.Bury = func(ctx context.Context, b stage.Burial) ([]stage.Output, error) {
-		if tries++; tries == 1 {
+		switch tries++; tries {
+		case 1:
 			return nil, errDown
+		case 2:
+			panic("it cannot be read here either")
 		}
 		return bury(ctx, b)
 	}

@@ -192,8 +192,8 @@ func read(answer *goredis.Cmd) (result, error) {
 		return result{}, errAnswer
 	}
 	h := enrich.History{Known: true, Since: later(number(all[1]), number(all[2]))}
-	if first := number(all[4]); first != 0 {
-		h.First = time.UnixMilli(first)
+	if text(all[4]) != "" {
+		h.First = time.UnixMilli(number(all[4]))
 	}
 	for w := range counts {
 		h.Counts, h.Sums = append(h.Counts, number(counts[w])), append(h.Sums, sum(ends[0])-sum(ends[w+1]))

@@ -193,14 +193,25 @@ func (d *Deliveries) Update(ctx context.Context, rows []store.Delivery) error {
 	return nil
 }
 
+const (
+	// cancelAtOnce is how many rows one transaction ends: the only writer must not keep others waiting, whatever is owed.
+	cancelAtOnce = 500
+	cancelSome   = `UPDATE deliveries SET status = ?, asked = '', was = '' WHERE rowid IN
+		(SELECT rowid FROM deliveries WHERE status = 'pending' AND endpoint = ? AND tenant = ? LIMIT ?)`
+)
+
 // Cancel ends every pending row of an endpoint.
 func (d *Deliveries) Cancel(ctx context.Context, tenant, endpoint, status string) (int, error) {
-	res, err := d.write.ExecContext(ctx, "UPDATE deliveries SET status = ?, asked = '', was = '' WHERE status = 'pending' AND endpoint = ? AND tenant = ?", status, endpoint, tenant)
-	if err != nil {
-		return 0, fmt.Errorf("cancel: %w", err)
+	for all := 0; ; {
+		res, err := d.write.ExecContext(ctx, cancelSome, status, endpoint, tenant, cancelAtOnce)
+		if err != nil {
+			return all, fmt.Errorf("cancel: %w", err)
+		}
+		n, _ := res.RowsAffected()
+		if all += int(n); n < cancelAtOnce {
+			return all, nil
+		}
 	}
-	n, _ := res.RowsAffected()
-	return int(n), nil
 }
 
 // Get returns one row of a tenant.

@@ -101,6 +101,19 @@ func Deliveries(t *testing.T, open func(t *testing.T) store.Deliveries) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	})
+	t.Run("much is cancelled", func(t *testing.T) {
+		rows := make([]store.Delivery, 1200)
+		for i := range rows {
+			rows[i] = row([]string{"e", "f"}[i%12/11], i)
+		}
+		s := fill(t, rows...)
+		if n, err := s.Cancel(ctx, "t", "e", store.Cancelled); err != nil || n != 1100 {
+			t.Errorf("%d, %v", n, err)
+		}
+		if left, err := s.Lease(ctx, "", noon.Add(time.Hour), noon.Add(2*time.Hour), 2000); err != nil || len(left) != 100 {
+			t.Errorf("%d left, %v", len(left), err)
+		}
+	})
 	t.Run("endpoints with something due are named once each, whatever else there is", func(t *testing.T) {
 		s := fill(t, row("a", 1), row("a", 2), row("b", 1), row("later", 99), row("leased", 1), row("done", 1), row("z", 1))
 		leased, done := row("leased", 1), row("done", 1)

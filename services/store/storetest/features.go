@@ -36,6 +36,7 @@ func Features(t *testing.T, reopen func(t *testing.T) enrich.Features, beside fu
 		"the same, a month out of order": series(250, 15, func(i int) (time.Duration, int64) {
 			return time.Duration(i)*14*time.Hour - time.Duration(i%5)*7*24*time.Hour, int64(i)
 		}),
+		"from the epoch on": series(8, 21, func(i int) (time.Duration, int64) { return time.Unix(0, 0).Sub(noon) + time.Duration(i)*time.Minute, 5 }),
 		"as many two windows late": series(8, 19, func(i int) (time.Duration, int64) {
 			return time.Duration(i)*time.Hour - time.Duration(i%2)*61*24*time.Hour, 5
 		}),
