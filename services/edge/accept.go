@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"crivo/pkg/failpoint"
 	"crivo/pkg/stage"
@@ -181,6 +180,7 @@ func (e *edge) publish(ctx context.Context, c submission) (acceptance, error) {
 		if fresh && e.Decider == nil {
 			e.flights.drop(c.Key)
 		}
+		e.flights.withhold(f)
 		return acceptance{}, refusal(err, errBroker)
 	}
 	failpoint.Hit("edge", "published")
@@ -222,7 +222,7 @@ func (e *edge) writePublishes(outputs []stage.Output) ([]struct{}, error) {
 			e.gate.published()
 			return make([]struct{}, len(outputs)), nil
 		}
-		if streamFull(err) {
+		if streams.Full(err) {
 			e.full.Store(true) // until housekeeping finds room again
 			return nil, errNoRoom
 		}
@@ -231,12 +231,6 @@ func (e *edge) writePublishes(outputs []stage.Output) ([]struct{}, error) {
 			return nil, err
 		}
 	}
-}
-
-// streamFull tells the refusal of a stream that discards new messages from any other.
-func streamFull(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && (api.ErrorCode == 10077 || api.ErrorCode == 10047) // its byte budget; the server's storage
 }
 
 // admit tells, before a body is read, whether there is room for one more transaction.

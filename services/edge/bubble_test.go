@@ -54,13 +54,20 @@ type acknowledging struct {
 
 func (a *acknowledging) PublishMsgAsync(m *nats.Msg, _ ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
 	f := future{ok: make(chan *jetstream.PubAck, 1)}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if !a.silent {
-		a.mu.Lock()
 		a.took = append(a.took, m)
-		a.mu.Unlock()
 		f.ok <- &jetstream.PubAck{}
 	}
 	return f, nil
+}
+
+// speak ends the silence.
+func (a *acknowledging) speak() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.silent = false
 }
 
 type future struct {

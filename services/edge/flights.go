@@ -21,6 +21,7 @@ type flights struct {
 type flight struct {
 	submitted event.Submitted // its newest run
 	trace     string
+	withheld  bool          // its submission may not have reached the broker
 	done      chan struct{} // closed once event is set
 	event     []byte
 }
@@ -79,11 +80,18 @@ func (f *flights) due(x *flight, now time.Time) (wait time.Duration, s event.Sub
 	return guardAt(s).Sub(now), s, true
 }
 
-// traceOf is the trace of a flight's newest run.
-func (f *flights) traceOf(x *flight) string {
+// withhold notes that a flight's submission may not have reached the broker.
+func (f *flights) withhold(x *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return x.trace
+	x.withheld = true
+}
+
+// newest is a flight's newest run, its trace, and whether its submission may not have reached the broker.
+func (f *flights) newest(x *flight) (s event.Submitted, trace string, withheld bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return x.submitted, x.trace, x.withheld
 }
 
 // get returns the flight of key, nil when there is none.

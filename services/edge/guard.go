@@ -53,7 +53,7 @@ func (e *edge) guard(x *flight) {
 		entry, err := e.guards.Do(e.life, x, errOverload)
 		if err == nil {
 			if entry.Decided() {
-				e.tell(entry, e.flights.traceOf(x))
+				e.tell(entry, x)
 			}
 			return
 		}
@@ -128,25 +128,37 @@ func (e *edge) guarded(s event.Scored) (store.Decide, error) {
 	return out, nil
 }
 
-// tell publishes a decision of the guard, or one that it found. What the broker does not take now the sweep announces.
-func (e *edge) tell(entry store.Entry, trace string) {
-	s := entry.Headless()
+// tell publishes a decision of the guard, or one that it found. What the broker does not take now the sweep announces. A submission
+// that it may not have taken goes with it: the features count every payment that was decided.
+func (e *edge) tell(entry store.Entry, x *flight) {
+	s, trace, withheld := e.flights.newest(x)
+	a := announcement{key: entry.Key, out: streams.Message(e.identOf(entry.Headless(), trace), streams.EventDecided, entry.Event)}
+	if withheld {
+		if out, err := e.message(s, trace); err == nil {
+			a.submission = []stage.Output{out}
+		}
+	}
 	ctx, cancel := context.WithTimeout(e.life, announceTime)
 	defer cancel()
-	_, _ = e.announces.Do(ctx, announcement{entry.Key, streams.Message(e.identOf(s, trace), streams.EventDecided, entry.Event)}, errOverload)
+	_, _ = e.announces.Do(ctx, a, errOverload)
 }
 
 type announcement struct {
-	key store.Key
-	out stage.Output
+	key        store.Key
+	out        stage.Output
+	submission []stage.Output // none or one
 }
 
 func (e *edge) writeAnnouncements(all []announcement) ([]struct{}, error) {
 	ctx, cancel := context.WithTimeout(e.life, announceTime)
 	defer cancel()
 	outputs, keys := make([]stage.Output, len(all)), make([]store.Key, len(all))
+	var submissions []stage.Output
 	for i, a := range all {
-		outputs[i], keys[i] = a.out, a.key
+		outputs[i], keys[i], submissions = a.out, a.key, append(submissions, a.submission...)
+	}
+	if _, err := e.Publish(ctx, submissions); err != nil && !streams.Full(err) { // where it has no room they are not counted
+		return nil, err
 	}
 	if _, err := e.Publish(ctx, outputs); err != nil {
 		return nil, err

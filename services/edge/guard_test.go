@@ -9,6 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+
 	"crivo/pkg/txn"
 	"crivo/services/edge"
 	"crivo/services/store"
@@ -152,6 +155,29 @@ func TestTheGuardDecidesAClaimThatWasNotPublished(t *testing.T) {
 		synctest.Wait()
 		if !b.entry("x").Unannounced {
 			t.Error("taken for announced, and the broker took nothing: the sweep would forget it")
+		}
+	})
+}
+
+// What the guard decides is counted like any other payment, also where the broker had not taken it in time.
+func TestTheGuardSubmitsWhatWasNotPublished(t *testing.T) {
+	inBubbleWith(t, true, reviewing, func(b *bubble) {
+		start := time.Now()
+		a, _ := b.post("x")
+		refused(t, a, "broker")
+		b.broker.speak()
+		time.Sleep(time.Until(start.Add(1600 * time.Millisecond)))
+		synctest.Wait()
+		var subjects []string
+		for _, m := range b.broker.took {
+			subjects = append(subjects, m.Subject+" "+m.Header.Get(nats.MsgIdHdr))
+		}
+		want := []string{"tx.submitted.default default/x/submitted/1", "tx.decided.default default/x/decided"}
+		if diff := cmp.Diff(want, subjects); diff != "" || b.entry("x").Unannounced {
+			t.Error(diff, b.entry("x").Unannounced)
+		}
+		if s, err := event.Decode[event.Submitted](b.broker.took[0].Data); err != nil || s.Tx.ID != "x" {
+			t.Errorf("%+v, %v", s, err)
 		}
 	})
 }

@@ -127,7 +127,7 @@ func (e *edge) reannounce(ctx context.Context, entry store.Entry, l streams.Lett
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTime)
 	defer cancel()
-	if _, err := e.Publish(ctx, []stage.Output{out}); streamFull(err) {
+	if _, err := e.Publish(ctx, []stage.Output{out}); streams.Full(err) {
 		return "", errNoRoom
 	} else if err != nil {
 		return "", fmt.Errorf("%w: %w", errBroker, err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -653,6 +654,14 @@ func TestWhatWasNotAnnouncedIs(t *testing.T) {
 	w.rounds(1)
 	if n := w.state(streams.Decided).Msgs; n != 300 {
 		t.Fatalf("%d announced", n)
+	}
+	if n := w.state(streams.Submitted).Msgs; n != 300 {
+		t.Fatalf("%d submitted, for the features", n)
+	}
+	s, err := event.Decode[event.Submitted](w.message(streams.Submitted, 1).Data)
+	w.must(err)
+	if diff := cmp.Diff(submitted(newClaim(s.ID)), s, cmpopts.EquateEmpty()); diff != "" {
+		t.Error(diff)
 	}
 	m := w.message(streams.Decided, 1)
 	ident, err := streams.ReadIdent(m.Header)

@@ -244,22 +244,43 @@ func ident(e store.Entry, deadline time.Time) streams.Ident {
 	return streams.Ident{Tenant: e.Tenant, ID: e.ID, Run: e.Run, AcceptedAt: e.AcceptedAt, Deadline: deadline, Digest: e.Digest}
 }
 
-// announce publishes decisions whose announcement is not known to have happened.
+// announce publishes decisions whose announcement is not known to have happened: guards made them while the broker was away. So it
+// may lack their submissions as well, by which the features count them; it knows those that it has.
 func (k *keeper) announce(ctx context.Context) error {
 	silent, err := k.Transactions.Unannounced(ctx, k.Clock.Now().Add(-sweepEvery), sweepAtOnce)
 	if err != nil || len(silent) == 0 {
 		return err
 	}
 	outputs, keys := make([]stage.Output, len(silent)), make([]store.Key, len(silent))
+	var submissions []stage.Output
 	for i, e := range silent {
 		outputs[i] = streams.Message(ident(e, e.Deadline), streams.EventDecided, e.Event)
 		keys[i] = e.Key
+		if out, err := submission(e); err == nil {
+			submissions = append(submissions, out)
+		}
+	}
+	if err := k.publish(ctx, submissions); err != nil && !streams.Full(err) { // where there is no room they are not counted
+		return err
 	}
 	if err := k.publish(ctx, outputs); err != nil {
 		return err
 	}
 	k.metrics.found("decision announced", len(keys))
 	return k.Transactions.Announced(ctx, keys)
+}
+
+// submission is what a decided transaction was accepted as.
+func submission(e store.Entry) (stage.Output, error) {
+	d, err := event.Decode[event.Decided](e.Event)
+	if err != nil {
+		return stage.Output{}, err
+	}
+	data, err := event.Encode(d.Submitted)
+	if err != nil {
+		return stage.Output{}, err
+	}
+	return streams.Message(ident(e, d.Deadline.Time), streams.EventSubmitted, data), nil
 }
 
 // publish stores outputs in groups.
