@@ -281,6 +281,7 @@ func TestSubmitSaysEveryFaultBeforeTheFirstRow(t *testing.T) {
 		args []string
 		want []string
 	}{
+		"what can be read only once": {[]string{good, "/dev/stdin"}, []string{"/dev/stdin is no regular file", "use -"}},
 		"fields that no transaction has": {[]string{"--map", "payer.custmer_id=c", "--map", "amount.value=a", "--map", "a..b=c", "--set", "tpye=card", good},
 			[]string{"map payer.custmer_id: no such field", "map amount.value: is inside a field that is no object", "map a..b: not a field", "set tpye: no such field"}},
 		"constants that none may hold": {[]string{"--set", "type=crad", "--set", "currency=XYZ", "--set", "network.ip=here", good},
