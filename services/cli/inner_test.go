@@ -173,6 +173,20 @@ func TestAnAddressThatAClientHereCanUse(t *testing.T) {
 	}
 }
 
+func TestAnAddressIsShownWithoutItsOptions(t *testing.T) {
+	for address, want := range map[string]string{
+		"mongodb://a:hush@b:1,c:2/?tlsCertificateKeyFilePassword=hush,hush": "mongodb://b:1,c:2/",
+		"redis://b:1/0#hush":         "redis://b:1/0",
+		"nats://who:12?hush@b":       "(not an address)",
+		"nats://who:12#hush@b":       "(not an address)",
+		"mongodb://a:hush?hush@b/db": "(not an address)",
+	} {
+		if got := withoutPassword(address); got != want {
+			t.Errorf("%s: got %s, want %s", address, got, want)
+		}
+	}
+}
+
 func TestTheProgramIsCalledAsItWasCalled(t *testing.T) {
 	hash := strings.Repeat("0123abcd", 8)
 	for name, tc := range map[string]struct {

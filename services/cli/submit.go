@@ -49,8 +49,9 @@ func (SubmitCmd) Help() string {
 
 The key comes from CRIVO_API_KEY, else from ./crivo-data/api-key. What comes through a pipe goes in as stdin, with - as FILE.
 
-A run that is cut short keeps its place in FILE.crivo-resume: the same command goes on there. A run that did all it was asked to, --limit included, keeps none: the next one begins with
-row 1, so --limit 200 after --limit 100 sends 200 rows. Rows that were accepted before are answered, never screened twice.
+A run that is cut short keeps its place in FILE.crivo-resume: the same command goes on there. A run that did all it was asked
+to, --limit included, keeps none: the next one begins with row 1, so --limit 200 after --limit 100 sends 200 rows. Rows that
+were accepted before are answered, never screened twice.
 
 Exit status: 0 all accepted (with --wait: and decided), 1 some not, 2 wrongly called.`
 }
