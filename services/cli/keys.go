@@ -175,7 +175,12 @@ type KeysDeleteCmd struct {
 }
 
 // Help shows an example.
-func (KeysDeleteCmd) Help() string { return "Example:\n\n  crivo keys delete key_…" }
+func (KeysDeleteCmd) Help() string {
+	return `key_bootstrap is the key that the edge was given (CRIVO_API_KEY, or the file api-key): to withdraw it give the edge another one and
+restart it. Example:
+
+  crivo keys delete key_…`
+}
 
 // Run deletes.
 func (c *KeysDeleteCmd) Run(ctx context.Context) error { return c.remove(ctx, "/v1/keys/", c.ID) }

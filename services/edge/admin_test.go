@@ -40,6 +40,9 @@ func TestAChangedFirstKeyTakesTheOldOnesPlace(t *testing.T) {
 	if a := old.do(http.MethodGet, "/v1/keys", ""); a.status != http.StatusOK {
 		t.Fatalf("the first key: %d", a.status)
 	}
+	if a := old.do(http.MethodDelete, "/v1/keys/key_bootstrap", ""); a.status != http.StatusConflict || a.slug() != "conflict" {
+		t.Errorf("what a restart would make again is withdrawn: %d %s", a.status, a.body)
+	}
 	old.stop()
 	now := r.edge("b", func(c *edge.Config) { c.BootstrapKey = "the-key-of-today-is-another" })
 	if a := now.do(http.MethodGet, "/v1/keys", ""); a.status != http.StatusOK || strings.Count(a.body, `"id"`) != 1 {
@@ -53,6 +56,10 @@ func TestAChangedFirstKeyTakesTheOldOnesPlace(t *testing.T) {
 		t.Errorf("a restart with the same key: %v %v", keys, err)
 	}
 	again.stop()
+	without := r.edge("d", func(c *edge.Config) { c.BootstrapKey = "" }).as("the-key-of-today-is-another")
+	if a := without.do(http.MethodDelete, "/v1/keys/key_bootstrap", ""); a.status != http.StatusNoContent {
+		t.Errorf("what no restart would make again: %d %s", a.status, a.body)
+	}
 }
 
 func TestAKeysetOfAnotherInstallationIsRefused(t *testing.T) {
@@ -237,6 +244,7 @@ func TestNoActWithoutItsRecord(t *testing.T) {
 	e := r.edge("a")
 	endpoint := e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id")
 	entry := e.made("/v1/lists/block/entries", `{"kind":"device_id","value":"d-1"}`).member("id")
+	key := e.made("/v1/keys", `{"roles":["read"]}`).member("id")
 	owed := memory.NewDeliveries()
 	if _, err := owed.Insert(t.Context(), []store.Delivery{{ID: "dlv_x", Tenant: "default", EndpointID: endpoint, Status: store.Delivered}}); err != nil {
 		t.Fatal(err)
@@ -266,7 +274,7 @@ func TestNoActWithoutItsRecord(t *testing.T) {
 		{http.MethodPatch, "/v1/webhook-endpoints/" + endpoint, `{"paused":true}`},
 		{http.MethodPost, "/v1/webhook-endpoints/" + endpoint + "/rotate-secret", `{}`},
 		{http.MethodDelete, "/v1/webhook-endpoints/" + endpoint, ""},
-		{http.MethodDelete, "/v1/keys/key_bootstrap", ""},
+		{http.MethodDelete, "/v1/keys/" + key, ""},
 	} {
 		refused(t, e.do(c.method, c.path, c.body), "store")
 	}
@@ -279,7 +287,7 @@ func TestNoActWithoutItsRecord(t *testing.T) {
 	if len(rows) != 1 || rows[0].Trigger != "" || len(replays) != 1 || replays[0].Status != store.ReplayRunning || made != 1 {
 		t.Errorf("something was done: %+v %+v", rows, replays)
 	}
-	if len(entries) != 1 || len(keys) != 1 || len(tenants) != 1 || len(endpoints) != 2 || endpoints[0].Status != "active" || len(endpoints[0].Secrets) != 1 {
+	if len(entries) != 1 || len(keys) != 2 || len(tenants) != 1 || len(endpoints) != 2 || endpoints[0].Status != "active" || len(endpoints[0].Secrets) != 1 {
 		t.Errorf("something was done: %v %v %v %v", keys, tenants, endpoints, entries)
 	}
 }

@@ -116,6 +116,9 @@ func (e *edge) deleteKey(w http.ResponseWriter, r *http.Request, m *member) erro
 	if i < 0 {
 		return store.ErrNotFound
 	}
+	if all[i].Source == bootstrapSource && e.BootstrapKey != "" {
+		return errGivenKey
+	}
 	if err := e.record(r.Context(), m, "key.delete", id, map[string]any{"tenant": all[i].Tenant}); err != nil {
 		return err
 	}
