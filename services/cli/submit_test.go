@@ -359,6 +359,16 @@ func TestSubmitMapsATable(t *testing.T) {
 	}
 }
 
+func TestARunThatCannotReadOnKeepsItsPlace(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t, accept)
+	path := filepath.Join(t.TempDir(), "table.csv")
+	save(t, path, "id,amount\nr-1,5\n\"r-2,5\nr-3,5\n")
+	got := submit(t, e, path)
+	check(t, got, 1, summary(1, 1, 0, 0, 0), path, "1")
+	mustSay(t, got.err, path+": after row 1: a quote in the row that begins on line 3 ", "settled up to row 1")
+}
+
 func TestARunThatDidWhatItWasAskedBeginsAgainAtRowOne(t *testing.T) {
 	t.Parallel()
 	e := newEdge(t, func(w http.ResponseWriter, id string, nth int) {
