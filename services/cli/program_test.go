@@ -233,6 +233,7 @@ func TestAWrongCallIsStatusTwoAndNamesEveryFault(t *testing.T) {
 		"deliveries":                   {[]string{"deliveries", "list", "--limit", "501"}, []string{"limit: "}},
 		"a tenant's deadline":          {[]string{"tenants", "create", "x", "--deadline", "6s"}, []string{"deadline: "}},
 		"a NATS key of nobody":         {[]string{"keys", "create", "--nats", "--rate", "2"}, []string{"rate: "}},
+		"a NATS key with roles":        {[]string{"keys", "create", "--nats", "--tenant", "acme", "--roles", "submit,read"}, []string{"roles: "}},
 		"a NATS key for all":           {[]string{"keys", "create", "--nats", "--tenant", "*"}, []string{"tenant: "}},
 		"a file for an API key":        {[]string{"keys", "create", "--out", "x"}, []string{"nats: "}},
 	} {
