@@ -453,6 +453,8 @@ func cell(v any) string {
 	switch v := v.(type) {
 	case nil:
 		return "-"
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64) // a count is no power of ten
 	case []any:
 		parts := make([]string, len(v))
 		for i, p := range v {
