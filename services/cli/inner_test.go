@@ -487,6 +487,35 @@ func TestWhatWasNotDeliveredIsAskedFor(t *testing.T) {
 	})
 }
 
+// TestASilentServerIsAskedNoLongerThanPatienceLasts has one that answers about the first hundred, each in its time, and then hangs.
+func TestASilentServerIsAskedNoLongerThanPatienceLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, trips := time.Now(), newTrips()
+		for i := range 200 {
+			id := strconv.Itoa(i)
+			trips.sent(id, began)
+			trips.answered(id, answer{status: 202}, nil, began)
+		}
+		left := hangs(100)
+		s := &sender{url: "http://edge", http: &http.Client{Timeout: 30 * time.Second, Transport: &left}}
+		if lost := trips.askForRest(t.Context(), s, patience); lost != 100 || time.Since(began) > 20*time.Second+patience+time.Second {
+			t.Errorf("%d lost, known after %s", lost, time.Since(began))
+		}
+	})
+}
+
+// hangs answers so many requests, one in 200 ms, and no other.
+type hangs int
+
+func (h *hangs) RoundTrip(req *http.Request) (*http.Response, error) {
+	if *h--; *h < 0 {
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	}
+	time.Sleep(ms(200))
+	return reads(func(string) string { return `{"status":"decided","decision":"approve"}` }).RoundTrip(req)
+}
+
 type reads func(path string) string
 
 func (r reads) RoundTrip(req *http.Request) (*http.Response, error) {
