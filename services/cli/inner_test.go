@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"errors"
+	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -514,6 +515,55 @@ func (h *hangs) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	time.Sleep(ms(200))
 	return reads(func(string) string { return `{"status":"decided","decision":"approve"}` }).RoundTrip(req)
+}
+
+// TestAnExportThatFallsSilentIsAnError has a server that is silent for nearly as long as it may be and then for ever, and a printer that
+// takes longer than that.
+func TestAnExportThatFallsSilentIsAnError(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rows  []string // nothing: not even headers
+		takes time.Duration
+		said  string
+	}{
+		"at once":       {nil, silence, "the server said nothing for 45s"},
+		"amid its rows": {[]string{"ro", "ws"}, silence - time.Second + 2*time.Hour + silence, "broken off, what was printed is not all: the server said nothing for 45s"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began, out := time.Now(), slow{}
+			err := pour(t.Context(), &http.Client{Transport: falls(tc.rows)}, "http://edge", "key", nil, "text/csv", &out)
+			if err == nil || err.Error() != tc.said || time.Since(began) != tc.takes || out.String() != strings.Join(tc.rows, "") {
+				t.Errorf("%s: %q after %s, %v", name, out.String(), time.Since(began), err)
+			}
+		})
+	}
+}
+
+// falls answers with rows, each after nearly as long as silence, and then falls silent.
+type falls []string
+
+func (f falls) RoundTrip(req *http.Request) (*http.Response, error) {
+	if f == nil {
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	}
+	body, rows := io.Pipe()
+	go func() {
+		for _, row := range f {
+			time.Sleep(silence - time.Second)
+			_, _ = io.WriteString(rows, row)
+		}
+		<-req.Context().Done()
+		_ = rows.CloseWithError(req.Context().Err())
+	}()
+	return &http.Response{StatusCode: http.StatusOK, Body: body}, nil
+}
+
+// slow takes an hour over each part.
+type slow struct{ strings.Builder }
+
+func (s *slow) Write(p []byte) (int, error) {
+	time.Sleep(time.Hour)
+	return s.Builder.Write(p)
 }
 
 type reads func(path string) string
