@@ -110,16 +110,22 @@ func TestADataFolderIsOnesOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 || f.shared {
+		t.Errorf("mode %v, shared %v, %v", info.Mode(), f.shared, err)
 	}
 	if _, err := openFolder(dir); err == nil || !strings.Contains(err.Error(), "in use by process "+strconv.Itoa(os.Getpid())) {
 		t.Errorf("a second one: %v", err)
 	}
 	f.close()
+	if err := os.Chmod(dir, 0o750); err != nil { // one that is there is somebody's
+		t.Fatal(err)
+	}
 	again, err := openFolder(dir)
 	if err != nil {
 		t.Fatalf("after the first has gone: %v", err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o750 || !again.shared {
+		t.Errorf("mode %v, shared %v, %v", info.Mode(), again.shared, err)
 	}
 	again.close()
 }
