@@ -292,6 +292,26 @@ func TestNoActWithoutItsRecord(t *testing.T) {
 	}
 }
 
+func TestARepeatedWishForAReplayIsTheSameTask(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	path := "/v1/webhook-endpoints/" + e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id") + "/replay"
+	first := e.do(http.MethodPost, path, `{"from":"2026-01-01T00:00:00Z"}`)
+	r.clock.add(time.Minute)
+	for body, status := range map[string]int{
+		`{"from":"2026-01-01T00:00:00Z"}`:                             http.StatusAccepted, // by who got no answer to the first
+		`{"from":"2026-01-01T00:00:00Z","to":"2026-01-02T00:00:00Z"}`: http.StatusConflict,
+		`{"from":"2026-01-01T00:00:00Z","only":"exhausted"}`:          http.StatusConflict,
+		`{"from":"2026-01-01T00:00:01Z"}`:                             http.StatusConflict,
+	} {
+		a := e.do(http.MethodPost, path, body)
+		if a.status != status || status == http.StatusAccepted && a.body != first.body {
+			t.Errorf("%s: %d %s after %s", body, a.status, a.body, first.body)
+		}
+	}
+}
+
 // registry is one whose reads or deletes can fail.
 type registry struct {
 	edge.Registry
