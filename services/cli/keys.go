@@ -32,7 +32,7 @@ type KeysCreateCmd struct {
 	server
 	Tenant    string        `help:"Whose key; without it the tenant of the key that asks."`
 	Roles     []string      `help:"submit, read, admin, operator; submit,read without it."`
-	Rate      float64       `help:"Requests a second at most; 0 is no limit." default:"0"`
+	Rate      float64       `help:"Requests a second at most, on each edge; 0 is no limit." default:"0"`
 	ExpiresIn time.Duration `help:"How long it is good for; 0 is for ever." default:"0"`
 	NATS      bool          `help:"A credential for NATS instead: it may request the tenant's intake and nothing else." name:"nats" typed:""`
 	Out       string        `help:"File for that; TENANT.creds without it." placeholder:"FILE"`
@@ -41,7 +41,7 @@ type KeysCreateCmd struct {
 
 // Help shows examples.
 func (KeysCreateCmd) Help() string {
-	return `Examples:
+	return `Where no answer came one may have been made all the same: look at crivo keys list before you repeat this. Examples:
 
   crivo keys create --roles submit --rate 100 --expires-in 720h
   crivo keys create --nats --tenant acme

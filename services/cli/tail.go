@@ -24,7 +24,8 @@ type TailCmd struct {
 // Help shows an example.
 func (TailCmd) Help() string {
 	return `One line a decision until Ctrl-C: when, what, score, transaction, how long it took, reasons. A lost connection is made again
-and goes on where it was. --json prints each decision as the API answers it. Examples:
+and goes on where it was. --json prints each decision as the API answers it when it has been made; how a review is closed later
+is not in it. Examples:
 
   crivo tail --decision review,decline
   crivo tail --json | jq -r .id`

@@ -440,7 +440,12 @@ func TestARegistryThatIsDownIsAWhole503(t *testing.T) {
 	failing <- "keys"
 	refused(t, e.do(http.MethodGet, "/v1/keys", ""), "store")
 	refused(t, e.do(http.MethodPost, "/v1/tenants", `{"id":"late"}`), "store") // made, but not known here yet
+	late := e.as(e.made("/v1/keys", `{"roles":["read"]}`).member("key"))       // made and told, but not known here yet
 	<-failing
+	e.made("/v1/keys", `{"roles":["read"]}`) // has all read again
+	if a := late.do(http.MethodGet, "/v1/transactions/x", ""); a.status != http.StatusNotFound {
+		t.Errorf("a key that was made while none could be read: %d %s", a.status, a.body)
+	}
 	if a := e.do(http.MethodDelete, "/v1/webhook-endpoints/"+id, ""); a.status != http.StatusNoContent {
 		t.Errorf("afterwards: %d %s", a.status, a.body)
 	}
