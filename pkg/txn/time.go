@@ -27,13 +27,18 @@ func (t Time) MarshalJSON() ([]byte, error) {
 	return t.UTC().AppendFormat(make([]byte, 0, len(stamp)+2), `"`+stamp+`"`), nil
 }
 
-// UnmarshalText reads any RFC 3339 instant and cuts it to milliseconds.
+// UnmarshalText reads an RFC 3339 instant and cuts it to milliseconds. One whose year in UTC is not of four digits is an error: it
+// could be written and never read again.
 func (t *Time) UnmarshalText(text []byte) error {
 	parsed, err := time.Parse(time.RFC3339Nano, string(text))
 	if err != nil {
 		return fmt.Errorf("time: %w", err)
 	}
-	*t = At(parsed)
+	at := At(parsed)
+	if year := at.Year(); year < 0 || year > 9999 {
+		return fmt.Errorf("time: year %d", year)
+	}
+	*t = at
 	return nil
 }
 

@@ -130,6 +130,44 @@ func call(ctx context.Context, client *http.Client, method, address, key string,
 	return nil
 }
 
+// errSilent ends what nothing came of for as long as silence.
+var errSilent = fmt.Errorf("the server said nothing for %s", silence)
+
+// pour is send for the answer to a POST that goes out as it comes, however long it is. One that breaks, or falls silent, is an error.
+func pour(ctx context.Context, client *http.Client, address, key string, body []byte, accept string, out io.Writer) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(silence, func() { cancel(errSilent) })
+	defer silent.Stop()
+	why := func(err error) error {
+		if errors.Is(context.Cause(ctx), errSilent) {
+			return errSilent
+		}
+		return err
+	}
+	res, err := send(ctx, client, http.MethodPost, address, key, body, accept)
+	if err != nil {
+		return why(err)
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(out, awaited{res.Body, silent}); err != nil {
+		return fmt.Errorf("broken off, what was printed is not all: %w", why(err))
+	}
+	return nil
+}
+
+// awaited has a timer run while something is read. What a slow printer takes is nobody's silence.
+type awaited struct {
+	io.Reader
+	silent *time.Timer
+}
+
+func (a awaited) Read(p []byte) (int, error) {
+	a.silent.Reset(silence)
+	defer a.silent.Stop()
+	return a.Reader.Read(p)
+}
+
 // call sends one request that is not about a transaction.
 func (s *sender) call(ctx context.Context, method, path string, body []byte, out any) error {
 	return call(ctx, s.http, method, s.url+path, s.key, body, out)

@@ -45,7 +45,7 @@ func admin(t *testing.T, route, answer string, status int) (url string, sent fun
 func TestEndpointsAndKeys(t *testing.T) {
 	t.Parallel()
 	const endpoints = `{"items":[{"id":"ep_1","status":"active","payload":"thin","url":"https://a.example/h","events":[]}]}`
-	const keys = `{"items":[{"id":"key_1","tenant":"default","roles":["submit","read"],"created_at":"2026-01-02T03:04:05.000Z"}]}`
+	const keys = `{"items":[{"id":"key_1","tenant":"default","roles":["submit","read"],"rate":1000000,"created_at":"2026-01-02T03:04:05.000Z"}]}`
 	for name, tc := range map[string]struct {
 		args   []string
 		route  string
@@ -69,7 +69,7 @@ func TestEndpointsAndKeys(t *testing.T) {
 		"create a key with what is usual": {[]string{"keys", "create"}, "POST /v1/keys", `{"id":"key_1","key":"crivo_x"}`, 201,
 			map[string]any{"roles": []any{"submit", "read"}}, "id   key_1\nkey  crivo_x   (shown this once)\n"},
 		"list keys": {[]string{"keys", "list"}, "GET /v1/keys", keys, 200, map[string]any{},
-			"ID     TENANT   ROLES        RATE  CREATED_AT                EXPIRES_AT\nkey_1  default  submit,read  -     2026-01-02T03:04:05.000Z  -\n"},
+			"ID     TENANT   ROLES        RATE     CREATED_AT                EXPIRES_AT\nkey_1  default  submit,read  1000000  2026-01-02T03:04:05.000Z  -\n"},
 		"put on a list": {[]string{"lists", "add", "device_id", "--value", "d-1", "--reason", "theft"}, "POST /v1/lists/block/entries", `{"id":"ent_1"}`, 201,
 			map[string]any{"kind": "device_id", "value": "d-1", "reason": "theft"}, "id  ent_1\n"},
 		"put on a list, for a script": {[]string{"lists", "add", "ip", "--value", "10.0.0.0/24", "--json"}, "POST /v1/lists/block/entries", `{"id": "ent_1"}`, 201,

@@ -109,7 +109,11 @@ func (c *DemoCmd) send(ctx context.Context, to *sender, s *show) error {
 
 // listen hears decisions as any client does.
 func (s *show) listen(ctx context.Context, from *sender) error {
-	e := events{url: from.url, key: from.key, heard: s.event, trouble: func(string) {}}
+	heard := func(data []byte) error {
+		s.event(data)
+		return nil
+	}
+	e := events{url: from.url, key: from.key, heard: heard, trouble: func(string) {}}
 	return e.follow(ctx)
 }
 

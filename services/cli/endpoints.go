@@ -46,7 +46,8 @@ type EndpointsCreateCmd struct {
 
 // Help shows an example.
 func (EndpointsCreateCmd) Help() string {
-	return "Example:\n\n  crivo endpoints create https://example.com/hook --payload full --header Authorization=- < credential"
+	return "Where no answer came one may have been made all the same: look at crivo endpoints list before you repeat this. Example:\n\n" +
+		"  crivo endpoints create https://example.com/hook --payload full --header Authorization=- < credential"
 }
 
 // Check finds headers that cannot be read.
@@ -453,6 +454,8 @@ func cell(v any) string {
 	switch v := v.(type) {
 	case nil:
 		return "-"
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64) // a count is no power of ten
 	case []any:
 		parts := make([]string, len(v))
 		for i, p := range v {

@@ -20,10 +20,10 @@ import (
 // events follows a server's stream of decisions: it connects again whenever the stream ends, from the last id on.
 type events struct {
 	url, key string
-	last     string            // id; empty is from now on
-	heard    func(data []byte) // told of every decision, as the API answers it
-	trouble  func(why string)  // told when the stream is lost, and when decisions may have been missed
-	retry    time.Duration     // until the next try; the server may say
+	last     string                  // id of the last that was heard; empty is from now on
+	heard    func(data []byte) error // told of every decision, as the API answers it; an error ends it all
+	trouble  func(why string)        // told when the stream is lost, and when decisions may have been missed
+	retry    time.Duration           // until the next try; the server may say
 }
 
 // silence is how long nothing may come: the server says something every 15 s.
@@ -34,14 +34,20 @@ type errStream struct{ problem }
 
 func (e errStream) Error() string { return e.problem.String() }
 
-// follow returns when ctx ends, with nil, or when the server will not have it, with its words. A place that is gone is an error
-// only at the beginning; later on it goes on from now, and says so.
+// errUnheard is what heard could not do with a decision.
+type errUnheard struct{ error }
+
+// follow returns when ctx ends, with nil, when a decision could not be heard, with why, or when the server will not have it, with its
+// words. A place that is gone is an error only at the beginning; later on it goes on from now, and says so.
 func (e *events) follow(ctx context.Context) error {
 	e.retry = time.Second
 	for said, opened := false, false; ; {
 		began, err := e.listen(ctx)
 		var refused errStream
+		var unheard errUnheard
 		switch {
+		case errors.As(err, &unheard):
+			return unheard.error
 		case ctx.Err() != nil:
 			return nil
 		case errors.As(err, &refused) && refused.Status == http.StatusGone && opened:
@@ -93,7 +99,9 @@ func (e *events) listen(ctx context.Context) (opened bool, err error) {
 		switch {
 		case lines.Text() == "":
 			if data != "" {
-				e.heard([]byte(data))
+				if err := e.heard([]byte(data)); err != nil {
+					return true, errUnheard{err}
+				}
 			}
 			e.last, data = id, ""
 		case name == "id":

@@ -15,21 +15,24 @@ import (
 	"crivo/pkg/whole"
 )
 
-// folder is the data folder of a running system: nobody else's to read, and locked.
+// folder is the data folder of a running system, locked.
 type folder struct {
-	path string
-	lock *flock.Flock
+	path   string
+	shared bool // it was there, and group or others may enter
+	lock   *flock.Flock
 }
 
-// openFolder makes the folder where it is missing and locks it. A lock ends with its process, however that ended.
+// openFolder makes the folder where it is missing, nobody else's to read, and locks it. A lock ends with its process, however that
+// ended. The mode of one that is there stays: it may be /tmp.
 func openFolder(path string) (*folder, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	if err := os.Chmod(path, 0o700); err != nil {
+	info, err := os.Stat(path)
+	if err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	f := &folder{path, flock.New(filepath.Join(path, "lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))}
+	f := &folder{path, info.Mode().Perm()&0o077 != 0, flock.New(filepath.Join(path, "lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))}
 	held, err := f.lock.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("data folder: lock: %w", err)

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"errors"
+	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -109,16 +110,22 @@ func TestADataFolderIsOnesOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 || f.shared {
+		t.Errorf("mode %v, shared %v, %v", info.Mode(), f.shared, err)
 	}
 	if _, err := openFolder(dir); err == nil || !strings.Contains(err.Error(), "in use by process "+strconv.Itoa(os.Getpid())) {
 		t.Errorf("a second one: %v", err)
 	}
 	f.close()
+	if err := os.Chmod(dir, 0o750); err != nil { // one that is there is somebody's
+		t.Fatal(err)
+	}
 	again, err := openFolder(dir)
 	if err != nil {
 		t.Fatalf("after the first has gone: %v", err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o750 || !again.shared {
+		t.Errorf("mode %v, shared %v, %v", info.Mode(), again.shared, err)
 	}
 	again.close()
 }
@@ -169,6 +176,20 @@ func TestAnAddressThatAClientHereCanUse(t *testing.T) {
 		"192.0.2.7:80": "192.0.2.7:80", "[::1]:80": "[::1]:80", "somewhere": "somewhere"} {
 		if got := reachable(addr(listen)); got != want {
 			t.Errorf("%s: got %s, want %s", listen, got, want)
+		}
+	}
+}
+
+func TestAnAddressIsShownWithoutItsOptions(t *testing.T) {
+	for address, want := range map[string]string{
+		"mongodb://a:hush@b:1,c:2/?tlsCertificateKeyFilePassword=hush,hush": "mongodb://b:1,c:2/",
+		"redis://b:1/0#hush":         "redis://b:1/0",
+		"nats://who:12?hush@b":       "(not an address)",
+		"nats://who:12#hush@b":       "(not an address)",
+		"mongodb://a:hush?hush@b/db": "(not an address)",
+	} {
+		if got := withoutPassword(address); got != want {
+			t.Errorf("%s: got %s, want %s", address, got, want)
 		}
 	}
 }
@@ -471,6 +492,84 @@ func TestWhatWasNotDeliveredIsAskedFor(t *testing.T) {
 		near(t, "within 2 s", f.Within2s, 2.0/3)
 		near(t, "decide p99", f.Decide.P99, 1510)
 	})
+}
+
+// TestASilentServerIsAskedNoLongerThanPatienceLasts has one that answers about the first hundred, each in its time, and then hangs.
+func TestASilentServerIsAskedNoLongerThanPatienceLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, trips := time.Now(), newTrips()
+		for i := range 200 {
+			id := strconv.Itoa(i)
+			trips.sent(id, began)
+			trips.answered(id, answer{status: 202}, nil, began)
+		}
+		left := hangs(100)
+		s := &sender{url: "http://edge", http: &http.Client{Timeout: 30 * time.Second, Transport: &left}}
+		if lost := trips.askForRest(t.Context(), s, patience); lost != 100 || time.Since(began) > 20*time.Second+patience+time.Second {
+			t.Errorf("%d lost, known after %s", lost, time.Since(began))
+		}
+	})
+}
+
+// hangs answers so many requests, one in 200 ms, and no other.
+type hangs int
+
+func (h *hangs) RoundTrip(req *http.Request) (*http.Response, error) {
+	if *h--; *h < 0 {
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	}
+	time.Sleep(ms(200))
+	return reads(func(string) string { return `{"status":"decided","decision":"approve"}` }).RoundTrip(req)
+}
+
+// TestAnExportThatFallsSilentIsAnError has a server that is silent for nearly as long as it may be and then for ever, and a printer that
+// takes longer than that.
+func TestAnExportThatFallsSilentIsAnError(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rows  []string // nothing: not even headers
+		takes time.Duration
+		said  string
+	}{
+		"at once":       {nil, silence, "the server said nothing for 45s"},
+		"amid its rows": {[]string{"ro", "ws"}, silence - time.Second + 2*time.Hour + silence, "broken off, what was printed is not all: the server said nothing for 45s"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began, out := time.Now(), slow{}
+			err := pour(t.Context(), &http.Client{Transport: falls(tc.rows)}, "http://edge", "key", nil, "text/csv", &out)
+			if err == nil || err.Error() != tc.said || time.Since(began) != tc.takes || out.String() != strings.Join(tc.rows, "") {
+				t.Errorf("%s: %q after %s, %v", name, out.String(), time.Since(began), err)
+			}
+		})
+	}
+}
+
+// falls answers with rows, each after nearly as long as silence, and then falls silent.
+type falls []string
+
+func (f falls) RoundTrip(req *http.Request) (*http.Response, error) {
+	if f == nil {
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	}
+	body, rows := io.Pipe()
+	go func() {
+		for _, row := range f {
+			time.Sleep(silence - time.Second)
+			_, _ = io.WriteString(rows, row)
+		}
+		<-req.Context().Done()
+		_ = rows.CloseWithError(req.Context().Err())
+	}()
+	return &http.Response{StatusCode: http.StatusOK, Body: body}, nil
+}
+
+// slow takes an hour over each part.
+type slow struct{ strings.Builder }
+
+func (s *slow) Write(p []byte) (int, error) {
+	time.Sleep(time.Hour)
+	return s.Builder.Write(p)
 }
 
 type reads func(path string) string

@@ -31,8 +31,8 @@ type KeysCmd struct {
 type KeysCreateCmd struct {
 	server
 	Tenant    string        `help:"Whose key; without it the tenant of the key that asks."`
-	Roles     []string      `help:"submit, read, admin, operator." default:"submit,read"`
-	Rate      float64       `help:"Requests a second at most; 0 is no limit." default:"0"`
+	Roles     []string      `help:"submit, read, admin, operator; submit,read without it."`
+	Rate      float64       `help:"Requests a second at most, on each edge; 0 is no limit." default:"0"`
 	ExpiresIn time.Duration `help:"How long it is good for; 0 is for ever." default:"0"`
 	NATS      bool          `help:"A credential for NATS instead: it may request the tenant's intake and nothing else." name:"nats" typed:""`
 	Out       string        `help:"File for that; TENANT.creds without it." placeholder:"FILE"`
@@ -41,7 +41,7 @@ type KeysCreateCmd struct {
 
 // Help shows examples.
 func (KeysCreateCmd) Help() string {
-	return `Examples:
+	return `Where no answer came one may have been made all the same: look at crivo keys list before you repeat this. Examples:
 
   crivo keys create --roles submit --rate 100 --expires-in 720h
   crivo keys create --nats --tenant acme
@@ -62,6 +62,8 @@ func (c *KeysCreateCmd) Check() config.Faults {
 		f.Add("nats", "--out and --dir go with it")
 	case c.NATS && c.Rate != 0:
 		f.Add("rate", "a credential for NATS has none")
+	case c.NATS && c.Roles != nil:
+		f.Add("roles", "a credential for NATS has none")
 	case c.NATS && !goodTenant.MatchString(c.Tenant):
 		f.Add("tenant", "%q: 1 to 32 of a-z 0-9 -, whose intake the credential is for", c.Tenant)
 	}
@@ -129,6 +131,9 @@ func (c *KeysCreateCmd) Run(ctx context.Context) error {
 		return c.nats(ctx)
 	}
 	body := map[string]any{"roles": c.Roles}
+	if c.Roles == nil {
+		body["roles"] = []string{"submit", "read"}
+	}
 	if c.Tenant != "" {
 		body["tenant"] = c.Tenant
 	}
@@ -175,7 +180,12 @@ type KeysDeleteCmd struct {
 }
 
 // Help shows an example.
-func (KeysDeleteCmd) Help() string { return "Example:\n\n  crivo keys delete key_…" }
+func (KeysDeleteCmd) Help() string {
+	return `key_bootstrap is the key that the edge was given (CRIVO_API_KEY, or the file api-key): to withdraw it give the edge another one and
+restart it. Example:
+
+  crivo keys delete key_…`
+}
 
 // Run deletes.
 func (c *KeysDeleteCmd) Run(ctx context.Context) error { return c.remove(ctx, "/v1/keys/", c.ID) }

@@ -233,6 +233,7 @@ func TestAWrongCallIsStatusTwoAndNamesEveryFault(t *testing.T) {
 		"deliveries":                   {[]string{"deliveries", "list", "--limit", "501"}, []string{"limit: "}},
 		"a tenant's deadline":          {[]string{"tenants", "create", "x", "--deadline", "6s"}, []string{"deadline: "}},
 		"a NATS key of nobody":         {[]string{"keys", "create", "--nats", "--rate", "2"}, []string{"rate: "}},
+		"a NATS key with roles":        {[]string{"keys", "create", "--nats", "--tenant", "acme", "--roles", "submit,read"}, []string{"roles: "}},
 		"a NATS key for all":           {[]string{"keys", "create", "--nats", "--tenant", "*"}, []string{"tenant: "}},
 		"a file for an API key":        {[]string{"keys", "create", "--out", "x"}, []string{"nats: "}},
 	} {
@@ -352,6 +353,9 @@ func TestTheWholeSystemStartsDecidesIsLookedAtAndStartsAgain(t *testing.T) {
 		t.Fatalf("status %d, logged\n%s", code, u.log)
 	}
 
+	if err := os.Chmod(filepath.Join(dir, "crivo-data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	u = start(t, dir)
 	if status, again := u.ask(http.MethodGet, "/v1/transactions/a-1", ""); status != http.StatusOK || again != decision {
 		t.Errorf("after a restart %d %s, before %s", status, again, decision)
@@ -359,6 +363,7 @@ func TestTheWholeSystemStartsDecidesIsLookedAtAndStartsAgain(t *testing.T) {
 	if code := u.stop(); code != 0 {
 		t.Errorf("status %d, logged\n%s", code, u.log)
 	}
+	mustSay(t, u.log.String(), "others may enter the data folder")
 }
 
 // lookedAt runs the streams commands beside up, with the credential that they find by themselves.

@@ -177,7 +177,7 @@ func printFound(answer jsontext.Value) error {
 	return nil
 }
 
-// stream copies an answer of any length as it comes; one that breaks is an error.
+// stream prints an answer of any length as it comes.
 func (s server) stream(ctx context.Context, path string, in any, accept string, out io.Writer) error {
 	key, err := apiKey()
 	if err != nil {
@@ -187,13 +187,5 @@ func (s server) stream(ctx context.Context, path string, in any, accept string, 
 	if err != nil {
 		return err
 	}
-	res, err := send(ctx, direct, http.MethodPost, strings.TrimRight(s.URL, "/")+path, key, body, accept)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if _, err := io.Copy(out, res.Body); err != nil {
-		return fmt.Errorf("broken off, what was printed is not all: %w", err)
-	}
-	return nil
+	return pour(ctx, direct, strings.TrimRight(s.URL, "/")+path, key, body, accept, out)
 }

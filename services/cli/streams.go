@@ -87,8 +87,15 @@ func (s natsServer) unreachable(err error, creds string) error {
 	return fmt.Errorf("no broker at %s: %w", at, err)
 }
 
-// withoutPassword shows addresses of servers, a comma between them, without what they hold of passwords and tokens.
+// withoutPassword shows addresses of servers, a comma between them, without what they hold of passwords and tokens, of which MongoDB's
+// options are some.
 func withoutPassword(urls string) string {
+	if at := strings.IndexAny(urls, "?#"); at >= 0 {
+		if strings.Contains(urls[at:], "@") { // amid a password that is not escaped
+			return "(not an address)"
+		}
+		urls = urls[:at]
+	}
 	shown := strings.Split(urls, ",")
 	for i, text := range shown {
 		text = strings.TrimSpace(text)

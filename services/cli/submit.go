@@ -47,9 +47,11 @@ func (SubmitCmd) Help() string {
     --map payer.customer_id=customer_id --map merchant.terminal_id=terminal_id --map amount=tx_amount \
     --amount-unit major --set type=card --set currency=BRL --wait
 
-The key comes from CRIVO_API_KEY, else from ./crivo-data/api-key. A run that is cut short keeps its place in FILE.crivo-resume:
-the same command goes on there. A run that did all it was asked to, --limit included, keeps none: the next one begins with
-row 1, so --limit 200 after --limit 100 sends 200 rows. Rows that were accepted before are answered, never screened twice.
+The key comes from CRIVO_API_KEY, else from ./crivo-data/api-key. What comes through a pipe goes in as stdin, with - as FILE.
+
+A run that is cut short keeps its place in FILE.crivo-resume: the same command goes on there. A run that did all it was asked
+to, --limit included, keeps none: the next one begins with row 1, so --limit 200 after --limit 100 sends 200 rows. Rows that
+were accepted before are answered, never screened twice.
 
 Exit status: 0 all accepted (with --wait: and decided), 1 some not, 2 wrongly called.`
 }
@@ -144,17 +146,27 @@ func (c *SubmitCmd) Run(ctx context.Context) error {
 func (c *SubmitCmd) readable() error {
 	var errs []error
 	for _, path := range c.Files {
-		if path == "-" {
-			continue
+		if path != "-" {
+			errs = append(errs, c.again(path))
 		}
-		in, err := feed.Open(path, c.mapping())
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		_ = in.Close()
 	}
 	return errors.Join(errs...)
+}
+
+// again tells why a file cannot be read, and read again from its beginning: what was read of a pipe is gone.
+func (c *SubmitCmd) again(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no regular file; what comes through a pipe is read from stdin: use -", path)
+	}
+	in, err := feed.Open(path, c.mapping())
+	if err != nil {
+		return err
+	}
+	return in.Close()
 }
 
 var errSomeNot = errors.New("not all were accepted")

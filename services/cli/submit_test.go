@@ -281,6 +281,7 @@ func TestSubmitSaysEveryFaultBeforeTheFirstRow(t *testing.T) {
 		args []string
 		want []string
 	}{
+		"what can be read only once": {[]string{good, "/dev/stdin"}, []string{"/dev/stdin is no regular file", "use -"}},
 		"fields that no transaction has": {[]string{"--map", "payer.custmer_id=c", "--map", "amount.value=a", "--map", "a..b=c", "--set", "tpye=card", good},
 			[]string{"map payer.custmer_id: no such field", "map amount.value: is inside a field that is no object", "map a..b: not a field", "set tpye: no such field"}},
 		"constants that none may hold": {[]string{"--set", "type=crad", "--set", "currency=XYZ", "--set", "network.ip=here", good},
@@ -356,6 +357,16 @@ func TestSubmitMapsATable(t *testing.T) {
 	if diff := cmp.Diff(want, e.sent()); diff != "" {
 		t.Error(diff)
 	}
+}
+
+func TestARunThatCannotReadOnKeepsItsPlace(t *testing.T) {
+	t.Parallel()
+	e := newEdge(t, accept)
+	path := filepath.Join(t.TempDir(), "table.csv")
+	save(t, path, "id,amount\nr-1,5\n\"r-2,5\nr-3,5\n")
+	got := submit(t, e, path)
+	check(t, got, 1, summary(1, 1, 0, 0, 0), path, "1")
+	mustSay(t, got.err, path+": after row 1: a quote in the row that begins on line 3 ", "settled up to row 1")
 }
 
 func TestARunThatDidWhatItWasAskedBeginsAgainAtRowOne(t *testing.T) {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -25,7 +24,8 @@ type TailCmd struct {
 // Help shows an example.
 func (TailCmd) Help() string {
 	return `One line a decision until Ctrl-C: when, what, score, transaction, how long it took, reasons. A lost connection is made again
-and goes on where it was. --json prints each decision as the API answers it. Examples:
+and goes on where it was. --json prints each decision as the API answers it when it has been made; how a review is closed later
+is not in it. Examples:
 
   crivo tail --decision review,decline
   crivo tail --json | jq -r .id`
@@ -48,35 +48,30 @@ func (c *TailCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return usage(err)
 	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	e := events{url: strings.TrimRight(c.URL, "/"), key: key, last: c.Since,
-		trouble: func(why string) { fmt.Fprintln(os.Stderr, why) }}
 	paint := painter(os.Stdout)
-	e.heard = func(data []byte) {
-		var d txn.Decision
-		if err := json.Unmarshal(data, &d); err != nil {
-			stop(fmt.Errorf("an event that is no decision: %w", err))
-			return
-		}
-		if len(c.Decision) > 0 && !slices.Contains(c.Decision, d.Verdict.Decision) {
-			return
-		}
-		text := string(data)
-		if !c.JSON {
-			text = decisionLine(d, paint)
-		}
-		if _, err := fmt.Println(text); err != nil {
-			stop(err) // whoever read has gone
-		}
-	}
+	e := events{url: strings.TrimRight(c.URL, "/"), key: key, last: c.Since, trouble: func(why string) { fmt.Fprintln(os.Stderr, why) },
+		heard: func(data []byte) error { return c.show(data, paint) }}
 	err = e.follow(ctx)
-	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
-		err = cause
-	}
 	if e.last != "" {
 		fmt.Fprintln(os.Stderr, "go on from here with --since", e.last)
 	}
+	return err
+}
+
+// show prints a decision that is wanted.
+func (c *TailCmd) show(data []byte, paint func(decision, text string) string) error {
+	var d txn.Decision
+	if err := json.Unmarshal(data, &d); err != nil {
+		return fmt.Errorf("an event that is no decision: %w", err)
+	}
+	if len(c.Decision) > 0 && !slices.Contains(c.Decision, d.Verdict.Decision) {
+		return nil
+	}
+	text := string(data)
+	if !c.JSON {
+		text = decisionLine(d, paint)
+	}
+	_, err := fmt.Println(text)
 	return err
 }
 

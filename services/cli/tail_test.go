@@ -113,6 +113,23 @@ func TestTailPrintsALineForEachDecisionThatIsWanted(t *testing.T) {
 	}
 }
 
+func TestTailGoesOnFromWhatItCouldPrint(t *testing.T) {
+	t.Parallel()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	url, _ := broken(t)
+	cmd := command(t, t.TempDir(), nil, "tail", "--since", "a", "--url", url)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = full, &said
+	if err := cmd.Run(); cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("%v", err)
+	}
+	mustSay(t, said.String(), "no space left on device", "go on from here with --since a\n")
+}
+
 func TestTailSaysWhatTheServerWillNotHave(t *testing.T) {
 	t.Parallel()
 	url, _ := broken(t)

@@ -153,14 +153,21 @@ func (t *trips) settle(ctx context.Context, patience time.Duration) {
 }
 
 // askForRest asks the server, as long as patience lasts, for what was accepted and not delivered; it returns how many are not
-// decided as far as anybody can tell.
+// decided as far as anybody can tell. All are asked for once, unless no answer comes for as long as patience.
 func (t *trips) askForRest(ctx context.Context, s *sender, patience time.Duration) int {
-	give := time.Now().Add(patience)
+	answered := time.Now()
+	give := answered.Add(patience)
 	rest := t.undelivered()
 	for {
 		var still []string
 		for _, id := range rest {
-			if !t.ask(ctx, s, id) {
+			asking, cancel := context.WithDeadline(ctx, answered.Add(patience))
+			decided, err := t.ask(asking, s, id)
+			cancel()
+			if err == nil {
+				answered = time.Now()
+			}
+			if !decided {
 				still = append(still, id)
 			}
 		}
@@ -183,21 +190,19 @@ func (t *trips) undelivered() []string {
 	return out
 }
 
-// ask tells whether a transaction is decided, and counts its decision; a webhook that came meanwhile has done so already.
-func (t *trips) ask(ctx context.Context, s *sender, id string) bool {
+// ask tells whether a transaction is decided, and counts its decision; a webhook that came meanwhile has done so already. No answer
+// is an error.
+func (t *trips) ask(ctx context.Context, s *sender, id string) (decided bool, err error) {
 	a, err := s.get(ctx, id, 0)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	trip := t.byID[id]
-	if trip.verdict != "" {
-		return true
-	}
-	if err != nil || a.decision == "" {
-		return false
+	if trip.verdict != "" || err != nil || a.decision == "" {
+		return trip.verdict != "", err
 	}
 	trip.verdict, trip.latency = asked, milliseconds(a.latency)
 	t.decided(trip, trip.accept+trip.latency)
-	return true
+	return true, nil
 }
 
 // asked stands for the verdict of a transaction whose webhook was given up: what still comes is not compared.

@@ -146,6 +146,9 @@ func (u *upped) openFolder(context.Context) error {
 		return err
 	}
 	u.later(u.folder.close)
+	if u.folder.shared {
+		u.log.Warn().Str("data", u.Data).Msg("others may enter the data folder: chmod 700 it")
+	}
 	u.apiKey, u.keyPath, err = u.folder.apiKey(u.APIKey.Reveal())
 	return err
 }

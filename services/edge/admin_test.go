@@ -40,6 +40,9 @@ func TestAChangedFirstKeyTakesTheOldOnesPlace(t *testing.T) {
 	if a := old.do(http.MethodGet, "/v1/keys", ""); a.status != http.StatusOK {
 		t.Fatalf("the first key: %d", a.status)
 	}
+	if a := old.do(http.MethodDelete, "/v1/keys/key_bootstrap", ""); a.status != http.StatusConflict || a.slug() != "conflict" {
+		t.Errorf("what a restart would make again is withdrawn: %d %s", a.status, a.body)
+	}
 	old.stop()
 	now := r.edge("b", func(c *edge.Config) { c.BootstrapKey = "the-key-of-today-is-another" })
 	if a := now.do(http.MethodGet, "/v1/keys", ""); a.status != http.StatusOK || strings.Count(a.body, `"id"`) != 1 {
@@ -53,6 +56,10 @@ func TestAChangedFirstKeyTakesTheOldOnesPlace(t *testing.T) {
 		t.Errorf("a restart with the same key: %v %v", keys, err)
 	}
 	again.stop()
+	without := r.edge("d", func(c *edge.Config) { c.BootstrapKey = "" }).as("the-key-of-today-is-another")
+	if a := without.do(http.MethodDelete, "/v1/keys/key_bootstrap", ""); a.status != http.StatusNoContent {
+		t.Errorf("what no restart would make again: %d %s", a.status, a.body)
+	}
 }
 
 func TestAKeysetOfAnotherInstallationIsRefused(t *testing.T) {
@@ -190,10 +197,13 @@ func TestEveryBadMemberOfAnOperatorsBodyIsTold(t *testing.T) {
 			[]string{`"/tenant","code":"format"`, `"/roles","code":"format"`, `"/rate","code":"range"`, `"/expires_at","code":"range"`}},
 		{"a key with every type wrong", "/v1/keys", `{"tenant":1,"roles":"read","rate":"1","expires_at":"soon","more":1}`, 422,
 			[]string{`"/tenant","code":"type"`, `"/roles","code":"type"`, `"/rate","code":"type"`, `"/expires_at","code":"type"`, `"/more","code":"unknown_field"`}},
+		{"a key until the year 10000", "/v1/keys", `{"roles":["submit"],"expires_at":"9999-12-31T23:59:59-03:00"}`, 422, []string{`"/expires_at","code":"type"`}},
 		{"a NATS key with roles and a rate", "/v1/keys", `{"nats":true,"tenant":"nobody","roles":["read"],"rate":1}`, 422,
 			[]string{`"/tenant","code":"format"`, `"/roles","code":"unknown_field"`, `"/rate","code":"unknown_field"`}},
 		{"a NATS key where none is made", "/v1/keys", `{"nats":true}`, 409, nil},
 		{"a replay of nothing", "/v1/webhook-endpoints/x/replay", `{}`, 422, []string{`"/from","code":"required"`}},
+		{"a replay until the year 10000", "/v1/webhook-endpoints/x/replay", `{"from":"0000-01-01T00:00:00+01:00","to":"9999-12-31T23:59:59-03:00"}`, 422,
+			[]string{`"/from","code":"type"`, `"/to","code":"type"`}},
 		{"a tenant of nothing", "/v1/tenants", `{}`, 422, []string{`"/id","code":"required"`}},
 		{"a tenant with everything wrong", "/v1/tenants", `{"id":"A/b","deadline_ms":10,"time_zone":"Local"}`, 422,
 			[]string{`"/id","code":"format"`, `"/deadline_ms","code":"range"`, `"/time_zone","code":"format"`}},
@@ -234,6 +244,7 @@ func TestNoActWithoutItsRecord(t *testing.T) {
 	e := r.edge("a")
 	endpoint := e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id")
 	entry := e.made("/v1/lists/block/entries", `{"kind":"device_id","value":"d-1"}`).member("id")
+	key := e.made("/v1/keys", `{"roles":["read"]}`).member("id")
 	owed := memory.NewDeliveries()
 	if _, err := owed.Insert(t.Context(), []store.Delivery{{ID: "dlv_x", Tenant: "default", EndpointID: endpoint, Status: store.Delivered}}); err != nil {
 		t.Fatal(err)
@@ -263,7 +274,7 @@ func TestNoActWithoutItsRecord(t *testing.T) {
 		{http.MethodPatch, "/v1/webhook-endpoints/" + endpoint, `{"paused":true}`},
 		{http.MethodPost, "/v1/webhook-endpoints/" + endpoint + "/rotate-secret", `{}`},
 		{http.MethodDelete, "/v1/webhook-endpoints/" + endpoint, ""},
-		{http.MethodDelete, "/v1/keys/key_bootstrap", ""},
+		{http.MethodDelete, "/v1/keys/" + key, ""},
 	} {
 		refused(t, e.do(c.method, c.path, c.body), "store")
 	}
@@ -276,8 +287,28 @@ func TestNoActWithoutItsRecord(t *testing.T) {
 	if len(rows) != 1 || rows[0].Trigger != "" || len(replays) != 1 || replays[0].Status != store.ReplayRunning || made != 1 {
 		t.Errorf("something was done: %+v %+v", rows, replays)
 	}
-	if len(entries) != 1 || len(keys) != 1 || len(tenants) != 1 || len(endpoints) != 2 || endpoints[0].Status != "active" || len(endpoints[0].Secrets) != 1 {
+	if len(entries) != 1 || len(keys) != 2 || len(tenants) != 1 || len(endpoints) != 2 || endpoints[0].Status != "active" || len(endpoints[0].Secrets) != 1 {
 		t.Errorf("something was done: %v %v %v %v", keys, tenants, endpoints, entries)
+	}
+}
+
+func TestARepeatedWishForAReplayIsTheSameTask(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	e := r.edge("a")
+	path := "/v1/webhook-endpoints/" + e.made("/v1/webhook-endpoints", `{"url":"https://example.com/"}`).member("id") + "/replay"
+	first := e.do(http.MethodPost, path, `{"from":"2026-01-01T00:00:00Z"}`)
+	r.clock.add(time.Minute)
+	for body, status := range map[string]int{
+		`{"from":"2026-01-01T00:00:00Z"}`:                             http.StatusAccepted, // by who got no answer to the first
+		`{"from":"2026-01-01T00:00:00Z","to":"2026-01-02T00:00:00Z"}`: http.StatusConflict,
+		`{"from":"2026-01-01T00:00:00Z","only":"exhausted"}`:          http.StatusConflict,
+		`{"from":"2026-01-01T00:00:01Z"}`:                             http.StatusConflict,
+	} {
+		a := e.do(http.MethodPost, path, body)
+		if a.status != status || status == http.StatusAccepted && a.body != first.body {
+			t.Errorf("%s: %d %s after %s", body, a.status, a.body, first.body)
+		}
 	}
 }
 
@@ -409,7 +440,12 @@ func TestARegistryThatIsDownIsAWhole503(t *testing.T) {
 	failing <- "keys"
 	refused(t, e.do(http.MethodGet, "/v1/keys", ""), "store")
 	refused(t, e.do(http.MethodPost, "/v1/tenants", `{"id":"late"}`), "store") // made, but not known here yet
+	late := e.as(e.made("/v1/keys", `{"roles":["read"]}`).member("key"))       // made and told, but not known here yet
 	<-failing
+	e.made("/v1/keys", `{"roles":["read"]}`) // has all read again
+	if a := late.do(http.MethodGet, "/v1/transactions/x", ""); a.status != http.StatusNotFound {
+		t.Errorf("a key that was made while none could be read: %d %s", a.status, a.body)
+	}
 	if a := e.do(http.MethodDelete, "/v1/webhook-endpoints/"+id, ""); a.status != http.StatusNoContent {
 		t.Errorf("afterwards: %d %s", a.status, a.body)
 	}

@@ -45,8 +45,8 @@ func (e *edge) postKey(w http.ResponseWriter, r *http.Request, m *member) error 
 	if err := e.Registry.PutKey(r.Context(), k); err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
 	}
-	if err := e.changed(r.Context(), streams.TopicKeys); err != nil {
-		return err
+	if err := e.changed(r.Context(), streams.TopicKeys); err != nil { // it stands, and whoever repeats the wish makes a second one
+		e.Log.Warn().Err(err).Str("key", k.ID).Msg("a key was made that is not known here yet")
 	}
 	return answer(w, http.StatusCreated, map[string]string{"id": k.ID, "key": secret})
 }
@@ -115,6 +115,9 @@ func (e *edge) deleteKey(w http.ResponseWriter, r *http.Request, m *member) erro
 	i := slices.IndexFunc(all, func(k store.APIKey) bool { return k.ID == id })
 	if i < 0 {
 		return store.ErrNotFound
+	}
+	if all[i].Source == bootstrapSource && e.BootstrapKey != "" {
+		return errGivenKey
 	}
 	if err := e.record(r.Context(), m, "key.delete", id, map[string]any{"tenant": all[i].Tenant}); err != nil {
 		return err

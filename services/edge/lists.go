@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
@@ -106,6 +107,9 @@ func entryID(e store.ListEntry) string {
 	return "ent_" + base32.StdEncoding.EncodeToString(sum[:])[:26]
 }
 
+// entryForm is what an id looks like.
+var entryForm = regexp.MustCompile(`^ent_[A-Z2-7]{26}$`)
+
 func (e *edge) getEntries(w http.ResponseWriter, r *http.Request, m *member) error {
 	list, err := listOf(r)
 	if err != nil {
@@ -128,6 +132,9 @@ func (e *edge) deleteEntry(w http.ResponseWriter, r *http.Request, m *member) er
 		return err
 	}
 	id := pathID(r)
+	if !entryForm.MatchString(id) { // such as the value itself, which must not be on record in clear
+		return store.ErrNotFound
+	}
 	// The record comes first, and so tells of a delete that found nothing too.
 	if err := e.record(r.Context(), m, "list.remove", id, map[string]any{"list": list}); err != nil {
 		return err

@@ -71,6 +71,11 @@ func TestAnEntryIsKeptAsATokenRecordedAndAnnounced(t *testing.T) {
 	if a := e.do(http.MethodDelete, entries+"/"+made.member("id"), ""); a.status != http.StatusNotFound {
 		t.Errorf("delete again: %d %s", a.status, a.body)
 	}
+	for _, none := range []string{"529.982.247-25", "ent_52998224725", made.member("id") + "/52998224725"} { // nor on record, below
+		if a := e.do(http.MethodDelete, entries+"/"+strings.ReplaceAll(none, "/", "%2F"), ""); a.status != http.StatusNotFound || a.slug() != "not-found" {
+			t.Errorf("delete %s: %d %s", none, a.status, a.body)
+		}
+	}
 	acts, err := r.registry.Acts(t.Context(), 4)
 	if err != nil {
 		t.Fatal(err)

@@ -48,6 +48,7 @@ var (
 	errReplaying    = errors.New("another replay to this endpoint is under way: wait for its end or cancel it")
 	errReplayEnded  = errors.New("the replay has ended")
 	errNoNATSKey    = errors.New("credentials of this NATS are not made here: crivo keys create --nats --dir, where its keys are")
+	errGivenKey     = errors.New("the key is the one that this process was given, which would make it again: give it another (CRIVO_API_KEY, or the file that holds it) and restart")
 	errSecrets      = errors.New("ten secrets are in force: end some by a shorter grace")
 	errLetterLost   = errors.New("the letter's transaction is not in the store: it can only be discarded")
 )
@@ -84,6 +85,7 @@ var problems = []struct {
 	{errReplayEnded, http.StatusConflict, "conflict", 0},
 	{errSecrets, http.StatusConflict, "conflict", 0},
 	{errNoNATSKey, http.StatusConflict, "conflict", 0},
+	{errGivenKey, http.StatusConflict, "conflict", 0},
 	{errGone, http.StatusGone, "gone", 0},
 	{errTooLarge, http.StatusRequestEntityTooLarge, "too-large", 0},
 	{errBatchLarge, http.StatusRequestEntityTooLarge, "too-large", 0},

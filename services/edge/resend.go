@@ -127,7 +127,7 @@ func (e *edge) postReplay(w http.ResponseWriter, r *http.Request, m *member) err
 		switch {
 		case err != nil && !errors.Is(err, store.ErrNotFound):
 			return err
-		case last.Status == store.ReplayRunning && last.From.Equal(wish.From.Time) && last.To.Equal(wish.To.Time) && last.Only == wish.Only:
+		case last.Status == store.ReplayRunning && sameReplay(last, wish):
 			wish = last
 		case last.Status == store.ReplayRunning:
 			return errReplaying
@@ -150,6 +150,13 @@ func (e *edge) postReplay(w http.ResponseWriter, r *http.Request, m *member) err
 		w.Header().Set("Location", "/v1/webhook-endpoints/"+x.ID+"/replay")
 		return answerReplay(w, http.StatusAccepted, wish)
 	}
+}
+
+// sameReplay tells whether two wishes are one. No replay sends what was made after it was asked for: those without an end before that
+// have the same.
+func sameReplay(a, b store.Replay) bool {
+	toNow := !a.To.Before(a.CreatedAt.Time) && !b.To.Before(b.CreatedAt.Time)
+	return a.From.Equal(b.From.Time) && (toNow || a.To.Equal(b.To.Time)) && a.Only == b.Only
 }
 
 func (e *edge) replayWish(w http.ResponseWriter, r *http.Request) (store.Replay, error) {

@@ -169,14 +169,18 @@ func table(in *bufio.Reader, m Mapping) (func() (record, error), error) {
 	return func() (record, error) {
 		cells, err := rows.Read()
 		var parse *csv.ParseError
-		if errors.As(err, &parse) {
+		switch {
+		case errors.As(err, &parse) && parse.Line > parse.StartLine: // what it took for one cell may be many rows, of which none was sent
+			return record{}, fmt.Errorf("a quote in the row that begins on line %d takes in all up to line %d: %w", parse.StartLine, parse.Line, parse.Err)
+		case parse != nil:
 			return record{}, &RowError{Err: parse.Err}
 		}
 		return record{columns: columns, cells: cells}, err
 	}, nil
 }
 
-// Next returns the next row, a *RowError for one that cannot be used, or io.EOF.
+// Next returns the next row, a *RowError for one that cannot be used, or io.EOF. Any other error ends the reading: where the next
+// row would begin nobody knows.
 func (r *Reader) Next() (Row, error) {
 	rec, err := r.next()
 	var bad *RowError

@@ -104,6 +104,26 @@ func TestABadRowIsNamedAndTheRestGoesOn(t *testing.T) {
 	}
 }
 
+// A quote that is not closed on its line takes in the rows after it: they are no one refused row.
+func TestAQuoteThatTakesInRowsEndsTheReading(t *testing.T) {
+	for name, tc := range map[string]struct{ rest, want string }{
+		"to the end":              {"\"b,2\nc,3\nd,4\n", "after row 1: a quote in the row that begins on line 3 takes in all up to line 5: "},
+		"to the next quoted cell": {"\"b,2\nc,3\n\"d\",4\ne,5\n", "after row 1: a quote in the row that begins on line 3 takes in all up to line 5: "},
+	} {
+		r, err := feed.NewReader(strings.NewReader("id,amount\na,1\n"+tc.rest), feed.Mapping{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row, err := r.Next(); err != nil || row.ID != "a" {
+			t.Errorf("%s: %+v, %v", name, row, err)
+		}
+		var bad *feed.RowError
+		if _, err := r.Next(); err == nil || errors.As(err, &bad) || !strings.HasPrefix(err.Error(), tc.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestNoObjectInTheMiddle(t *testing.T) {
 	for _, line := range []string{"1", `"text"`, "null", "[]", "}", `{"id":"x"} {"id":"y"}`} {
 		r, err := feed.NewReader(strings.NewReader(`{"id":"a"}`+"\n"+line+"\n"+`{"id":"c"}`), feed.Mapping{})

@@ -48,7 +48,7 @@ func Understand(kind, text string) (Value, error) {
 	case txn.KindIP:
 		return network(text)
 	case txn.KindAccount:
-		if strings.Count(text, "/") < 2 {
+		if parts := strings.SplitN(text, "/", 3); len(parts) < 3 || parts[2] == "" { // see txn.AccountKey
 			return v, errors.New("an account is ispb/branch/number")
 		}
 	case KindMerchantID, KindTerminalID:

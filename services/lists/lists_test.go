@@ -58,6 +58,7 @@ func TestWhatIsNotUnderstoodIsNotTold(t *testing.T) {
 		"a short document":    {"document", "12345", false},
 		"a CPF as a root":     {"document_root", "52998224725", false},
 		"a bare number":       {"account", "1044266", false},
+		"a branch alone":      {"account", "12345678/0001/", false},
 		"a host":              {"ip", "secret.example", false},
 		"a network too small": {"ip", "203.0.113.0/25", false},
 	} {
