@@ -43,6 +43,7 @@ func (r trial) run(t *testing.T) (out report, faults []string) {
 	t.Helper()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, r.seed, r.loud)
+		w.unguarded = r.orphan
 		if r.broken != nil {
 			r.broken(w)
 		}

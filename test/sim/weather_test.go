@@ -97,7 +97,6 @@ func (w *world) forecast(fair bool) weather {
 
 // orphaning is weather in which edges die, and nobody else, while all are a little slow.
 func (w *world) orphaning() weather {
-	w.unguarded = true
 	r := w.dice.about("orphaning")
 	out := weather{odds: odds{slow: 0.05 * r.Float64(), twice: 0.2 * r.Float64(), shuffled: 0.2 * r.Float64(), featureFails: 0.2 * r.Float64(),
 		crash: 0.1 * r.Float64(), mortal: "edge"}}
