@@ -99,6 +99,7 @@ type Figures struct {
 	Lost          int         `json:"lost"`
 	Undelivered   int         `json:"undelivered"`
 	Double        int         `json:"double"`
+	Repeated      int         `json:"repeated"`
 	Refused       int         `json:"refused"`
 	Failed        int         `json:"failed"`
 	CPUMsPerTx    float64     `json:"cpu_ms_per_tx"`

@@ -394,7 +394,7 @@ func TestFiguresCountFromWhenATransactionWasDue(t *testing.T) {
 		id, at := strings.Repeat("i", i+1), due.Add(ms(i))
 		trips.sent(id, at)
 		trips.answered(id, answer{status: 202}, nil, at.Add(ms(i+1)))
-		trips.delivered(id, "v", int64(10), at.Add(ms(i+1)+ms(30)))
+		trips.delivered(id, "v", "msg_1", int64(10), at.Add(ms(i+1)+ms(30)))
 	}
 	f := trips.figures(due, time.Second)
 	for name, x := range map[string][2]float64{
@@ -419,29 +419,34 @@ func TestFiguresTellApartWhatBecameOfATransaction(t *testing.T) {
 		"nothing": {func(*trips) {}, Figures{}},
 		"refused, and decided all the same": {func(x *trips) {
 			x.answered("a", busy, nil, due.Add(ms(5)))
-			x.delivered("a", "v", 1, due.Add(ms(9000)))
+			x.delivered("a", "v", "msg_1", 1, due.Add(ms(9000)))
 		}, Figures{Refused: 1}},
 		"no answer": {func(x *trips) { x.answered("a", answer{}, errors.New("time-out"), due.Add(ms(30000))) }, Figures{Failed: 1}},
 		"the webhook came before the answer": {func(x *trips) {
-			x.delivered("a", "v", 3, due.Add(ms(4)))
+			x.delivered("a", "v", "msg_1", 3, due.Add(ms(4)))
 			x.answered("a", ok, nil, due.Add(ms(8)))
 		}, Figures{Accepted: 1, Within2s: 1, Accept: at(8), Decide: at(4), Deliver: at(4)}},
 		"two verdicts, one of them twice": {func(x *trips) {
 			x.answered("a", ok, nil, due.Add(ms(8)))
 			for _, v := range []string{"v", "v", "w"} {
-				x.delivered("a", v, 3, due.Add(ms(20)))
+				x.delivered("a", v, "msg_1", 3, due.Add(ms(20)))
 			}
+		}, Figures{Accepted: 1, Within2s: 1, Double: 1, Repeated: 1, Accept: at(8), Decide: at(11), Deliver: at(20), Notify: at(12)}},
+		"one verdict, told a second time under another id": {func(x *trips) {
+			x.answered("a", ok, nil, due.Add(ms(8)))
+			x.delivered("a", "v", "msg_1", 3, due.Add(ms(20)))
+			x.delivered("a", "v", "msg_2", 3, due.Add(ms(20)))
 		}, Figures{Accepted: 1, Within2s: 1, Double: 1, Accept: at(8), Decide: at(11), Deliver: at(20), Notify: at(12)}},
 		"late": {func(x *trips) {
 			x.answered("a", ok, nil, due.Add(ms(8)))
-			x.delivered("a", "v", 2001, due.Add(ms(4000)))
+			x.delivered("a", "v", "msg_1", 2001, due.Add(ms(4000)))
 		}, Figures{Accepted: 1, Accept: at(8), Decide: at(2009), Deliver: at(4000), Notify: at(3992)}},
 		"just in time, late from when it was due": {func(x *trips) {
 			x.answered("a", ok, nil, due.Add(ms(500)))
-			x.delivered("a", "v", 2000, due.Add(ms(4000)))
+			x.delivered("a", "v", "msg_1", 2000, due.Add(ms(4000)))
 		}, Figures{Accepted: 1, Within2s: 1, Accept: at(500), Decide: at(2500), Deliver: at(4000), Notify: at(3500)}},
 		"not delivered":           {func(x *trips) { x.answered("a", ok, nil, due.Add(ms(8))) }, Figures{Accepted: 1, Undelivered: 1, Accept: at(8)}},
-		"one of another run":      {func(x *trips) { x.delivered("z", "v", 1, due) }, Figures{}},
+		"one of another run":      {func(x *trips) { x.delivered("z", "v", "msg_1", 1, due) }, Figures{}},
 		"longer than ten minutes": {func(x *trips) { x.answered("a", ok, nil, due.Add(time.Hour)) }, Figures{Accepted: 1, Undelivered: 1, Accept: at(600_000)}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -469,7 +474,7 @@ func TestWhatWasNotDeliveredIsAskedFor(t *testing.T) {
 			trips.sent(id, time.Now())
 			trips.answered(id, answer{status: 202}, nil, time.Now().Add(ms(10)))
 		}
-		trips.delivered("delivered", "v", 5, time.Now().Add(ms(20)))
+		trips.delivered("delivered", "v", "msg_1", 5, time.Now().Add(ms(20)))
 		s := &sender{url: "http://edge", http: &http.Client{Transport: reads(func(path string) string {
 			if strings.HasSuffix(path, "/decided") {
 				return `{"id":"decided","status":"decided","decision":"approve","latency_ms":1500}`

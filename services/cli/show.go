@@ -89,7 +89,7 @@ func (s *show) event(data []byte) {
 }
 
 // webhook is one that verified.
-func (s *show) webhook(d txn.Decision, now time.Time) {
+func (s *show) webhook(d txn.Decision, _ string, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count(d)

@@ -25,7 +25,7 @@ func TestAShowCountsEachDecisionOnceAndFitsItsTerminal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		hear := []func(){func() { s.event(data) }, func() { s.webhook(d, at.Add(30*time.Millisecond)) }, func() { s.answered(d.ID, true) }}
+		hear := []func(){func() { s.event(data) }, func() { s.webhook(d, "msg_1", at.Add(30*time.Millisecond)) }, func() { s.answered(d.ID, true) }}
 		for k := range hear { // in any order
 			hear[(k+i)%3]()
 		}

@@ -14,8 +14,8 @@ import (
 	"crivo/pkg/webhook"
 )
 
-// delivered is told of every webhook that verified.
-type delivered func(d txn.Decision, now time.Time)
+// delivered is told of every webhook that verified, and its id.
+type delivered func(d txn.Decision, webhookID string, now time.Time)
 
 // sink is a webhook receiver of our own. It verifies every signature; what does not verify counts as not delivered.
 type sink struct {
@@ -70,7 +70,7 @@ func receive(secret webhook.Secret, into delivered) http.HandlerFunc {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
-		into(event.Data, time.Now())
+		into(event.Data, r.Header.Get("webhook-id"), time.Now())
 		w.WriteHeader(http.StatusNoContent)
 	}
 }

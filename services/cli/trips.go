@@ -25,6 +25,7 @@ type trips struct {
 	notify                     *hdrhistogram.Histogram // from the answer to the webhook
 	accepted, refused, failed  int
 	arrived, inTime, conflicts int
+	repeated                   int // webhooks that came again, under the same id
 }
 
 type trip struct {
@@ -34,6 +35,7 @@ type trip struct {
 	accepted bool
 	latency  time.Duration // accepted to decided, by the server's clock
 	verdict  string        // of the first webhook
+	webhook  string        // its id
 }
 
 // horizon is the longest latency that is told apart.
@@ -80,28 +82,30 @@ func (t *trips) answered(id string, a answer, err error, now time.Time) {
 }
 
 // webhook notes one that verified.
-func (t *trips) webhook(d txn.Decision, now time.Time) {
+func (t *trips) webhook(d txn.Decision, webhookID string, now time.Time) {
 	verdict, _ := json.Marshal(&d.Verdict, json.Deterministic(true))
-	t.delivered(d.ID, string(verdict), d.LatencyMS, now)
+	t.delivered(d.ID, string(verdict), webhookID, d.LatencyMS, now)
 }
 
-// delivered notes a verified webhook.
-func (t *trips) delivered(id, verdict string, latencyMS int64, now time.Time) {
+// delivered notes a verified webhook. One may come again under its id; another verdict, or the same under another id, is one too many.
+func (t *trips) delivered(id, verdict, webhookID string, latencyMS int64, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	trip, ok := t.byID[id]
 	if !ok {
 		return // another run's
 	}
-	if trip.verdict != "" {
-		if trip.verdict != verdict && trip.verdict != asked {
-			t.conflicts++
+	switch {
+	case trip.verdict == "":
+		trip.verdict, trip.webhook, trip.latency, trip.deliver = verdict, webhookID, milliseconds(latencyMS), now.Sub(trip.due)
+		if trip.accepted {
+			t.complete(trip)
 		}
-		return
-	}
-	trip.verdict, trip.latency, trip.deliver = verdict, milliseconds(latencyMS), now.Sub(trip.due)
-	if trip.accepted {
-		t.complete(trip)
+	case trip.verdict == asked:
+	case trip.verdict != verdict, trip.webhook != webhookID:
+		t.conflicts++
+	default:
+		t.repeated++
 	}
 }
 
@@ -216,7 +220,7 @@ func (t *trips) figures(began time.Time, sending time.Duration) Figures {
 	f := Figures{OfferedPerS: rate1(len(t.byID), sending), DecidedPerS: rate1(int(t.decide.TotalCount()), deciding),
 		DeliveredPerS: rate1(t.arrived, max(sending, t.progress.Sub(began))),
 		Accept:        percentiles(t.accept), Decide: percentiles(t.decide), Deliver: percentiles(t.deliver), Notify: percentiles(t.notify),
-		Accepted: t.accepted, Undelivered: t.accepted - t.arrived, Double: t.conflicts, Refused: t.refused, Failed: t.failed}
+		Accepted: t.accepted, Undelivered: t.accepted - t.arrived, Double: t.conflicts, Repeated: t.repeated, Refused: t.refused, Failed: t.failed}
 	if t.accepted > 0 {
 		f.Within2s = float64(t.inTime) / float64(t.accepted)
 	}

@@ -57,7 +57,7 @@ func TestTheGuardDecidesWhatThePipelineDoesNot(t *testing.T) {
 			if a.Status == http.StatusServiceUnavailable {
 				return // the pipeline's stand was noticed already
 			}
-			l.settle(row.ID)
+			l.settle(row.ID, a)
 			var d txn.Decision
 			if err := json.Unmarshal(a.Body, &d); err != nil || d.Status != "decided" || !slices.Contains(d.Degraded, "guard: pipeline late") {
 				t.Errorf("%d %s %v", a.Status, a.Body, err)
@@ -66,6 +66,6 @@ func TestTheGuardDecidesWhatThePipelineDoesNot(t *testing.T) {
 	}
 	all.Wait()
 	resume()
-	l.repeat(t, 60)
+	l.repeat(t)
 	l.judge(t, r)
 }

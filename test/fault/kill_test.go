@@ -25,10 +25,10 @@ func TestF12KilledInMidStreamNothingIsLostOrDoubled(t *testing.T) {
 			t.Fatal(err)
 		}
 		slowest = max(slowest, time.Since(began))
-		l.repeat(t, 50)
+		l.repeat(t)
 	}
 	stop()
-	l.repeat(t, 0)
+	l.repeat(t)
 	sum := l.judge(t, r)
 	total.add(n, n, slowest, sum)
 	t.Logf("%d kills, %s, slowest start to ready %d ms", n, sum, slowest.Milliseconds())

@@ -19,6 +19,7 @@ import (
 	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 	"crivo/services/feed"
+	"crivo/streams"
 	"crivo/streams/event"
 	"crivo/test/system"
 )
@@ -35,21 +36,22 @@ type ledger struct {
 	tenant string
 	pause  time.Duration // of a worker after each acceptance
 	fickle bool          // every other worker gives up what is refused, too
-	wiped  bool          // the broker lost its disk: the stream need not hold everything
+	wiped  bool          // the broker lost its disk: of what was under way only decisions come back
 
 	mu       sync.Mutex
 	made     *feed.Synthetic
 	sent     map[string][]byte
 	accepted map[string]bool
-	unknown  map[string]bool // sent, and not answered 2xx yet
-	recent   []string        // accepted since the last repeat
-	doubtful map[string]bool // answered 2xx by a repeat only
-	refused  int             // answers other than 2xx, and broken connections
+	unknown  map[string]bool            // sent, and not answered 2xx yet
+	doubtful map[string]bool            // answered 2xx by a repeat only
+	fresh    map[string]bool            // accepted by the first answer that was not a refusal: its first run was published
+	heard    map[string]map[string]bool // the decisions that answers told
+	refused  int                        // answers other than 2xx, and broken connections
 }
 
 func newLedger(s target, tenant string) *ledger {
 	return &ledger{s: s, tenant: tenant, made: feed.NewSynthetic("k", seed), sent: map[string][]byte{}, accepted: map[string]bool{}, unknown: map[string]bool{},
-		doubtful: map[string]bool{}}
+		doubtful: map[string]bool{}, fresh: map[string]bool{}, heard: map[string]map[string]bool{}}
 }
 
 // witnessed is a system's receiver and a ledger of its tenant default.
@@ -80,30 +82,39 @@ func (l *ledger) next() feed.Row {
 	return row
 }
 
-func (l *ledger) settle(id string) {
+// settle notes a first answer of 2xx.
+func (l *ledger) settle(id string, a system.Answer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.unknown, id)
 	l.accepted[id] = true
-	l.recent = append(l.recent, id)
+	l.fresh[id] = a.Header.Get("Idempotent-Replayed") == ""
+	var d txn.Decision
+	if json.Unmarshal(a.Body, &d) == nil && d.Status == "decided" {
+		if l.heard[id] == nil {
+			l.heard[id] = map[string]bool{}
+		}
+		l.heard[id][answer(d)] = true
+	}
 }
 
 // doubt settles what was not answered when it was sent.
-func (l *ledger) doubt(id string) {
-	l.settle(id)
+func (l *ledger) doubt(id string, a system.Answer) {
+	l.settle(id, a)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.doubtful[id] = true
 }
 
 // load sends new transactions from workers until ctx ends, however the system fares. Every other worker gives a transaction up
-// when its connection breaks: what was claimed of those is nobody's business but the system's until the next repeat.
+// when its connection breaks: what was claimed of those is nobody's business but the system's until the next repeat. Half of them
+// wait for decisions.
 func (l *ledger) load(ctx context.Context, workers int) (done <-chan struct{}) {
 	var all sync.WaitGroup
 	for n := range workers {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				l.send(ctx, l.next(), n%2 == 0)
+				l.send(ctx, l.next(), n%2 == 0, n%4 < 2)
 			}
 		})
 	}
@@ -116,11 +127,15 @@ func (l *ledger) load(ctx context.Context, workers int) (done <-chan struct{}) {
 }
 
 // send sends a transaction until it is accepted, waiting while the system refuses, as a client does.
-func (l *ledger) send(ctx context.Context, row feed.Row, patient bool) {
+func (l *ledger) send(ctx context.Context, row feed.Row, patient, waits bool) {
+	var prefer []string
+	if waits {
+		prefer = []string{"Prefer", "wait=3"}
+	}
 	for ctx.Err() == nil {
-		a, err := l.s.Do(context.WithoutCancel(ctx), http.MethodPost, "/v1/transactions", row.Body)
+		a, err := l.s.Do(context.WithoutCancel(ctx), http.MethodPost, "/v1/transactions", row.Body, prefer...)
 		if err == nil && a.Status/100 == 2 {
-			l.settle(row.ID)
+			l.settle(row.ID, a)
 			_ = stage.Sleep(ctx, l.pause)
 			return
 		}
@@ -151,30 +166,20 @@ func (l *ledger) await(t *testing.T, n int) {
 	}
 }
 
-// repeat sends again everything whose fate is unknown and up to sample of what was accepted; every repeat must be answered.
-func (l *ledger) repeat(t *testing.T, sample int) {
+// repeat sends again everything whose fate is unknown; every repeat must be answered. What was accepted the system must bring to its
+// decision by itself.
+func (l *ledger) repeat(t *testing.T) {
 	t.Helper()
 	l.mu.Lock()
 	ids := slices.Collect(maps.Keys(l.unknown))
-	known := l.recent
-	l.recent = nil
 	l.mu.Unlock()
 	var all errgroup.Group
 	all.SetLimit(8)
-	for _, id := range known[max(0, len(known)-sample):] {
-		all.Go(func() error {
-			a, err := l.insist(t.Context(), id)
-			if err == nil && a.Header.Get("Idempotent-Replayed") != "true" {
-				err = fmt.Errorf("%s was accepted before, its repeat says %d %s", id, a.Status, a.Body)
-			}
-			return err
-		})
-	}
 	for _, id := range ids {
 		all.Go(func() error {
-			_, err := l.insist(t.Context(), id)
+			a, err := l.insist(t.Context(), id)
 			if err == nil {
-				l.doubt(id)
+				l.doubt(id, a)
 			}
 			return err
 		})
@@ -200,7 +205,35 @@ func (l *ledger) insist(ctx context.Context, id string) (system.Answer, error) {
 	}
 }
 
-// judge waits until everything accepted is decided and compares store, stream and webhooks. It counts what it found.
+// sample is how many of the accepted are sent once more after a judgement.
+const sample = 50
+
+// again sends some of what was accepted once more: it gets the decision that stands.
+func (l *ledger) again(t *testing.T, stored map[string]txn.Decision) {
+	t.Helper()
+	var all errgroup.Group
+	all.SetLimit(8)
+	n := 0
+	for id := range l.accepted { // in no order
+		if n++; n > sample {
+			break
+		}
+		all.Go(func() error {
+			a, err := l.insist(t.Context(), id)
+			var d txn.Decision
+			if err == nil && (a.Header.Get("Idempotent-Replayed") != "true" || json.Unmarshal(a.Body, &d) != nil || answer(d) != answer(stored[id])) {
+				err = fmt.Errorf("%s is decided as %s, its repeat says %d %s", id, answer(stored[id]), a.Status, a.Body)
+			}
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// judge waits until everything accepted is decided and nothing is pending, and compares answers, streams, store and webhooks. It
+// counts what it found.
 func (l *ledger) judge(t *testing.T, r *system.Receiver) tally {
 	t.Helper()
 	if len(l.unknown) > 0 {
@@ -213,7 +246,14 @@ func (l *ledger) judge(t *testing.T, r *system.Receiver) tally {
 	if n := r.Unverified(); n > 0 {
 		t.Errorf("%d webhooks did not verify", n)
 	}
-	hooks, events := r.Verdicts(), l.announced(t)
+	_, js := l.s.Connect(t)
+	until(t, "nothing is pending", func() bool { return pending(t.Context(), js) == "" })
+	if l.wiped {
+		until(t, "what the stream lost is announced again", func() bool { return len(l.announced(t, js)) >= len(l.accepted) })
+	} else {
+		l.whole(t, js, stored)
+	}
+	hooks, ids, events := r.Verdicts(), r.IDs(), l.announced(t, js)
 	announced := map[string]map[string]int{}
 	for id, of := range events {
 		announced[id] = map[string]int{}
@@ -231,11 +271,25 @@ func (l *ledger) judge(t *testing.T, r *system.Receiver) tally {
 		if of := hooks[id]; len(of) != 1 || of[want] == 0 {
 			t.Errorf("%s: store says %q, webhooks %v", id, want, of)
 			sum.double += min(len(of), 1)
-		} else if of := announced[id]; (len(of) > 0 || !l.wiped) && (len(of) != 1 || of[answer(d)] == 0) {
+		} else if of := announced[id]; len(of) != 1 || of[answer(d)] == 0 {
 			t.Errorf("%s: store says %s, stream %v", id, answer(d), of)
 			sum.double += min(len(of), 1)
 		}
+		for told := range l.heard[id] {
+			if told != answer(d) {
+				t.Errorf("%s: store says %s, a client was told %s", id, answer(d), told)
+				sum.double++
+			}
+		}
+		if len(ids[id]) > 1 {
+			t.Errorf("%s: one decision was told by webhooks %v", id, ids[id])
+			sum.double++
+		}
+		for _, n := range ids[id] {
+			sum.repeated += n - 1
+		}
 	}
+	l.again(t, stored)
 	for _, told := range []map[string]map[string]int{hooks, announced} {
 		for id := range told {
 			if l.sent[id] == nil {
@@ -250,6 +304,7 @@ func (l *ledger) judge(t *testing.T, r *system.Receiver) tally {
 type tally struct {
 	accepted, decided, lost, double int
 	guard, burial, late             int // as the decisions say
+	repeated                        int // webhooks that came again, under the same id
 	lateUnknown                     int // late, and not answered 2xx before a repeat: nobody was promised anything
 }
 
@@ -275,8 +330,8 @@ func (s *tally) count(d txn.Decision, announced []event.Decided, doubtful bool) 
 }
 
 func (s tally) String() string {
-	return fmt.Sprintf("accepted %d, decided %d, lost %d, double %d, by guard %d, buried %d, late %d of %d, and %d whose fate was unknown", s.accepted, s.decided, s.lost, s.double,
-		s.guard, s.burial, s.late, s.decided, s.lateUnknown)
+	return fmt.Sprintf("accepted %d, decided %d, lost %d, double %d, by guard %d, buried %d, late %d of %d, and %d whose fate was unknown, %d webhooks repeated", s.accepted, s.decided,
+		s.lost, s.double, s.guard, s.burial, s.late, s.decided, s.lateUnknown, s.repeated)
 }
 
 // decisions reads the decision of everything that was accepted.
@@ -338,13 +393,60 @@ func answer(d txn.Decision) string {
 }
 
 // announced reads what TX_DECIDED has of the tenant: each transaction's events.
-func (l *ledger) announced(t *testing.T) map[string][]event.Decided {
+func (l *ledger) announced(t *testing.T, js jetstream.JetStream) map[string][]event.Decided {
 	t.Helper()
-	_, js := l.s.Connect(t)
 	out := map[string][]event.Decided{}
 	err := system.Announced(t.Context(), js, l.tenant, func(d event.Decided, _ []byte) { out[d.ID] = append(out[d.ID], d) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// pending names a step that has not finished with everything in its stream.
+func pending(ctx context.Context, js jetstream.JetStream) string {
+	for _, step := range streams.Steps {
+		stream, err := js.Stream(ctx, step.Stream)
+		if err != nil {
+			return err.Error()
+		}
+		consumer, err := stream.Consumer(ctx, step.Durable)
+		if err != nil {
+			return err.Error()
+		}
+		if c := consumer.CachedInfo(); c.NumPending > 0 || c.NumAckPending > 0 || c.AckFloor.Stream < stream.CachedInfo().State.LastSeq {
+			return step.Durable
+		}
+	}
+	return ""
+}
+
+// whole checks that no step lost what was accepted: the first run of each transaction whose first answer accepted it stands in every
+// stream on its way, whoever decided it meanwhile. A step that gives a message up buries it, and tells nobody on the way.
+func (l *ledger) whole(t *testing.T, js jetstream.JetStream, stored map[string]txn.Decision) {
+	t.Helper()
+	for _, step := range streams.Steps[:4] {
+		passed := map[string]bool{}
+		err := system.Read(t.Context(), js, step.Stream, l.tenant, true, func(m jetstream.Msg) error {
+			i, err := streams.ReadIdent(m.Headers())
+			passed[i.ID] = passed[i.ID] || i.Run == 1
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lacking []string
+		for id, fresh := range l.fresh {
+			if fresh && !passed[id] && !buried(stored[id]) {
+				lacking = append(lacking, id)
+			}
+		}
+		if len(lacking) > 0 {
+			t.Errorf("%s lacks the first run of %d that were accepted: %v", step.Stream, len(lacking), lacking[:min(len(lacking), 10)])
+		}
+	}
+}
+
+func buried(d txn.Decision) bool {
+	return slices.ContainsFunc(d.Reasons, func(r txn.Reason) bool { return r.Code == streams.Faulted })
 }

@@ -40,7 +40,7 @@ func TestE08CrashedAtEveryPointNothingIsLostOrDoubled(t *testing.T) {
 		resume()
 		l.await(t, 20)
 		stop()
-		l.repeat(t, 20)
+		l.repeat(t)
 	}
 	t.Logf("%d points, %s", len(failpoint.Names()), l.judge(t, r))
 }

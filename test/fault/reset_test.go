@@ -58,10 +58,10 @@ func TestF12ResetInMidStreamNothingThatWasAcceptedIsLost(t *testing.T) {
 			keep = func(n int) int { return rand.IntN(n + 1) }
 		}
 		forgotten += reset(t, s, d, keep)
-		l.repeat(t, 50)
+		l.repeat(t)
 	}
 	stop()
-	l.repeat(t, 0)
+	l.repeat(t)
 	t.Logf("%d resets, %d bytes forgotten, %s", resets, forgotten, l.judge(t, r))
 }
 
@@ -106,7 +106,7 @@ func TestF07AFullDiskIsRefusedAndLosesNothing(t *testing.T) {
 			break
 		}
 		if err == nil && a.Status/100 == 2 {
-			l.settle(row.ID)
+			l.settle(row.ID, a)
 		}
 		if time.Now().After(give) {
 			t.Fatalf("never refused: %d %s %v", a.Status, a.Body, err)
@@ -121,6 +121,6 @@ func TestF07AFullDiskIsRefusedAndLosesNothing(t *testing.T) {
 	}
 	l.await(t, 20)
 	stop()
-	l.repeat(t, 50)
+	l.repeat(t)
 	l.judge(t, r)
 }

@@ -97,6 +97,7 @@ func (r *report) add(cycles, kills int, slowest time.Duration, of tally) {
 	r.guard += of.guard
 	r.burial += of.burial
 	r.late += of.late
+	r.repeated += of.repeated
 	r.lateUnknown += of.lateUnknown
 }
 
@@ -389,11 +390,11 @@ func (x *trial) recovered(t *testing.T, began time.Time) {
 // settled sends a transaction until it is accepted and returns its decision.
 func (x *trial) settled(t *testing.T, id string) txn.Decision {
 	t.Helper()
-	_, err := x.insist(t.Context(), id)
+	a, err := x.insist(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.settle(id)
+	x.settle(id, a)
 	d, err := x.decision(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
@@ -411,11 +412,7 @@ func (x *trial) kill(p *system.Process) {
 func (x *trial) finish(t *testing.T) tally {
 	t.Helper()
 	x.stop()
-	sample := 50
-	if x.wiped {
-		sample = 0 // a repeat would bring back what the system itself must
-	}
-	x.repeat(t, sample)
+	x.repeat(t)
 	sum := x.judge(t, x.r)
 	x.noDeadLetters(t)
 	total.add(x.cycles, x.killed, x.slowest, sum)

@@ -147,7 +147,8 @@ func degraded(d txn.Decision) bool {
 // check compares every window that was known with how many there were.
 func (p *probes) check(t *testing.T) {
 	t.Helper()
-	events, unknown := p.announced(t), 0
+	_, js := p.Connect(t)
+	events, unknown := p.announced(t, js), 0
 	for n, id := range p.ids {
 		for _, d := range events[id] {
 			switch v := d.Features["payer.count_1h"]; {

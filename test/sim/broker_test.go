@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"container/heap"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"crivo/streams"
 )
 
 // broker is a simulated NATS server with JetStream: what the client library of the real processes says to it is the protocol,
@@ -29,11 +32,16 @@ type broker struct {
 	back    time.Time       // away until then
 	strange []string        // what was asked of it that it does not simulate
 	lost    map[string]bool // transactions whose decision it may have kept from being told
-	eager   bool            // broken on purpose: a delivery counts as acknowledged
-	agenda  agenda          // what is to happen, in the order of its times
-	next    *time.Timer     // when the first of it is due
-	asked   uint64          // how many things ever were on the agenda
-	ended   chan struct{}
+	wiped   bool
+	// unreached is how often a record of attempts may have stayed that was to be forgotten.
+	unreached int
+	silent    bool        // broken on purpose: what edges submit is acknowledged, and not stored
+	counts    bool        // broken on purpose: whatever is delivered again was tried often enough
+	eager     bool        // broken on purpose: a delivery counts as acknowledged
+	agenda    agenda      // what is to happen, in the order of its times
+	next      *time.Timer // when the first of it is due
+	asked     uint64      // how many things ever were on the agenda
+	ended     chan struct{}
 }
 
 // odds are how likely each fault is, wherever it can happen.
@@ -46,6 +54,7 @@ type odds struct {
 	twice        float64 // a message is delivered again long before its time
 	shuffled     float64 // a message is delivered after those behind it
 	crash        float64 // whoever publishes dies of it, before or after the message is stored
+	mortal       string  // the one service that dies so; empty: any
 	storeFails   float64 // the store does not do it and says so
 	storeHangs   float64 // the store does not answer; some of it is written, now, later or never
 	storeCrash   float64 // whoever wrote dies before it hears
@@ -263,6 +272,9 @@ func (b *broker) take(l *link, s *stream, f frame) {
 		return
 	case s.leaderless(), b.dice.hits(b.odds.lost, "lost "+id):
 		b.trace("%s: publish of %s is lost", l.name, id)
+		if s.config.Name == attempts {
+			b.unreached++
+		}
 		return
 	case f.reply != "" && b.dice.hits(b.odds.refused, "refused "+id):
 		b.trace("%s: publish of %s is refused", l.name, id)
@@ -274,9 +286,13 @@ func (b *broker) take(l *link, s *stream, f frame) {
 		b.answer(f.reply, failure(400, jetstream.JSErrCodeStreamWrongLastSequence, fmt.Sprint("wrong last sequence: ", last)))
 		return
 	}
-	dies := f.reply != "" && b.dice.hits(b.odds.crash, "crash "+id)
+	dies := f.reply != "" && b.mortal(l) && b.dice.hits(b.odds.crash, "crash "+id)
 	if dies && b.dice.hits(0.5, "crash before "+id) {
 		b.crash(l.name)
+		return
+	}
+	if b.silent && s.config.Name == streams.Submitted {
+		b.answer(f.reply, jetstream.PubAck{Stream: s.config.Name, Sequence: s.last + 1})
 		return
 	}
 	seq, duplicate := s.store(f)
@@ -291,6 +307,9 @@ func (b *broker) take(l *link, s *stream, f frame) {
 		b.answer(f.reply, jetstream.PubAck{Stream: s.config.Name, Sequence: seq, Duplicate: duplicate})
 	}
 }
+
+// mortal tells whether who is behind a link may die of a publish.
+func (b *broker) mortal(l *link) bool { return b.odds.mortal == "" || service(l.name) == b.odds.mortal }
 
 // gather keeps a message of an atomic batch until the last one commits it: all are stored then, or none.
 func (b *broker) gather(l *link, s *stream, f frame, batch string) {
@@ -313,7 +332,7 @@ func (b *broker) gather(l *link, s *stream, f frame, batch string) {
 		b.answer(f.reply, failure(400, 10201, "batch publish contains duplicate message id"))
 		return
 	}
-	dies := b.dice.hits(b.odds.crash, "crash of batch "+id)
+	dies := b.mortal(l) && b.dice.hits(b.odds.crash, "crash of batch "+id)
 	if dies && b.dice.hits(0.5, "crash before batch "+id) {
 		b.crash(l.name)
 		return
@@ -348,6 +367,7 @@ func (b *broker) severLocked(name string) {
 func (b *broker) drop(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.unreached++
 	b.cutLocked(name)
 }
 
@@ -363,6 +383,7 @@ func (b *broker) cutLocked(name string) {
 func (b *broker) freeze(name string, d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.unreached++
 	for _, l := range b.links {
 		if l.name == name {
 			l.frozen = time.Now().Add(d)
@@ -375,6 +396,7 @@ func (b *broker) freeze(name string, d time.Duration) {
 func (b *broker) restart(away time.Duration, forgets bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.unreached++
 	for _, l := range slices.Clone(b.links) {
 		l.cut()
 	}
@@ -387,8 +409,8 @@ func (b *broker) restart(away time.Duration, forgets bool) {
 	}
 }
 
-// wipe is a broker that comes back with an empty disk.
-func (b *broker) wipe(away time.Duration) {
+// wipe is a broker that comes back with an empty disk. Tells is whether the decision of an id will be announced again.
+func (b *broker) wipe(away time.Duration, tells func(id string) bool) {
 	b.restart(away, false)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -397,7 +419,8 @@ func (b *broker) wipe(away time.Duration) {
 			s.lose(m)
 		}
 	}
-	b.streams = map[string]*stream{}
+	maps.DeleteFunc(b.lost, func(id string, _ bool) bool { return tells(id) })
+	b.streams, b.wiped = map[string]*stream{}, true
 }
 
 // lead takes a stream's leader away for a while.

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"crivo/pkg/app"
+	"crivo/services/store"
 	"crivo/streams"
 )
 
@@ -36,6 +37,7 @@ type answer struct {
 	status  int
 	body    string
 	replay  bool
+	at      time.Time // when it was heard
 }
 
 func newClients(w *world) *clients {
@@ -68,6 +70,7 @@ func (c *clients) post(ctx context.Context, door, id string, variant int, prefer
 		err = c.call(ctx, door, &a, prefer)
 	}
 	c.w.tracef("%s, body %d, by %s: %d %v", id, variant, door, a.status, err)
+	a.at = time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.said = append(c.said, a)
@@ -139,6 +142,18 @@ func (c *clients) answers() []answer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]answer(nil), c.said...)
+}
+
+// accepted is when it was first heard of each transaction that it is accepted.
+func (c *clients) accepted() map[store.Key]time.Time {
+	out := map[store.Key]time.Time{}
+	for _, a := range c.answers() { // in the order in which they were heard
+		key := store.Key{Tenant: tenant, ID: a.id}
+		if a.status/100 == 2 && out[key].IsZero() {
+			out[key] = a.at
+		}
+	}
+	return out
 }
 
 // manner is how a client behaves.

@@ -18,6 +18,7 @@
 // fault that needs more luck than that shows again within a few tries.
 //
 // Known and only counted (Silenced): persist stores a decision before it announces it, and an end in between is mended by the
-// redelivery of the scored event. A broker that loses that event, or TX_DECIDED itself, keeps the decision from being told: it stands in
-// the store and answers every question, and no webhook is owed.
+// redelivery of the scored event. A broker that loses that event, or the end of TX_DECIDED, keeps the decision from being told: it
+// stands in the store and answers every question, and no webhook is owed. One that loses its whole disk is another matter: what was
+// decided before, the keeper announces again.
 package sim_test

@@ -33,6 +33,7 @@ type trial struct {
 	seed   uint64
 	calm   bool // without faults
 	fair   bool // the store and the edges are spared, and nothing is poison
+	orphan bool // nothing fails but edges, which have no guards, and nothing is poison
 	loud   bool // tells all that happens
 	broken variant
 }
@@ -42,23 +43,30 @@ func (r trial) run(t *testing.T) (out report, faults []string) {
 	t.Helper()
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, r.seed, r.loud)
+		w.unguarded = r.orphan
 		if r.broken != nil {
 			r.broken(w)
 		}
 		w.open()
 		time.Sleep(500 * time.Millisecond)
 		var over weather
-		if !r.calm {
+		switch {
+		case r.orphan:
+			over = w.orphaning()
+		case !r.calm:
 			over = w.forecast(r.fair)
 		}
 		w.broker.brew(over.odds)
-		w.clients.crowd(context.Background(), r.crowd(w), storm, !r.fair)
+		w.clients.crowd(context.Background(), r.crowd(w), storm, !r.fair && !r.orphan)
 		w.blow(over.events)
 		w.clients.done.Wait()
 		w.settle(patience)
 		out = w.judge()
-		if r.fair {
-			w.inTime()
+		switch {
+		case r.orphan:
+			w.inTime(w.clients.accepted())
+		case r.fair:
+			w.inTime(w.truth.claimed)
 		}
 		w.stop()
 		faults = w.errs
@@ -124,6 +132,14 @@ func TestWithoutFaults(t *testing.T) {
 func TestInTime(t *testing.T) {
 	for seed := range setting(t, "CRIVO_SIM_SEEDS", seeds) / 4 {
 		trial{seed: seed + 1, fair: true, loud: os.Getenv("CRIVO_SIM_LOUD") != ""}.check(t)
+	}
+}
+
+// As long as the store, the broker and the steps live, the pipeline decides in time whatever was accepted, whatever becomes of the
+// edge that did: nobody's guard helps here.
+func TestInTimeWithoutTheEdge(t *testing.T) {
+	for seed := range setting(t, "CRIVO_SIM_SEEDS", seeds) / 4 {
+		trial{seed: seed + 1, orphan: true, loud: os.Getenv("CRIVO_SIM_LOUD") != ""}.check(t)
 	}
 }
 

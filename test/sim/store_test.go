@@ -30,18 +30,21 @@ type transactions interface {
 	Ping(ctx context.Context) error
 }
 
-// recorded remembers every decision that a store ever held.
+// recorded remembers every decision that a store ever held, and since when.
 type recorded struct {
 	transactions
 	refuses func(store.Decide) bool // what the store will never take
 
 	mu        sync.Mutex
-	claimed   map[store.Key]bool
-	decisions map[store.Key][]string // distinct, in order
+	claimed   map[store.Key]time.Time // when it was
+	decisions map[store.Key][]string  // distinct, in order
+	held      map[store.Key]time.Time // since when there is a decision, whatever its stamp says
+	behind    map[store.Key]bool      // written when whoever asked for it had given up
 }
 
 func newRecorded(t transactions) *recorded {
-	return &recorded{transactions: t, claimed: map[store.Key]bool{}, decisions: map[store.Key][]string{}}
+	return &recorded{transactions: t, claimed: map[store.Key]time.Time{}, decisions: map[store.Key][]string{}, held: map[store.Key]time.Time{},
+		behind: map[store.Key]bool{}}
 }
 
 func (r *recorded) Claim(ctx context.Context, claims []store.Claim) ([]store.Claimed, error) {
@@ -49,7 +52,9 @@ func (r *recorded) Claim(ctx context.Context, claims []store.Claim) ([]store.Cla
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range out {
-		r.claimed[c.Entry.Key] = true
+		if r.claimed[c.Entry.Key].IsZero() {
+			r.claimed[c.Entry.Key] = time.Now()
+		}
 	}
 	return out, err
 }
@@ -71,10 +76,29 @@ func (r *recorded) Decide(ctx context.Context, decides []store.Decide) ([]store.
 			if held := r.decisions[e.Key]; len(held) == 0 || held[len(held)-1] != string(e.Event) {
 				r.decisions[e.Key] = append(held, string(e.Event))
 			}
+			if r.held[e.Key].IsZero() {
+				r.held[e.Key] = time.Now()
+			}
 			r.mu.Unlock()
 		}
 	}
 	return out, nil
+}
+
+// decided tells whether a decision of an id stands.
+func (r *recorded) decided(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.held[store.Key{Tenant: tenant, ID: id}].IsZero()
+}
+
+// late notes that a decision came to stand when whoever asked for it had given up.
+func (r *recorded) late(o store.Outcome) {
+	if o.Status == store.DecidedNow {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.behind[o.Entry.Key] = true
+	}
 }
 
 // sky is whether the stores can be reached at all.
@@ -204,9 +228,13 @@ func (h *handle) Decide(ctx context.Context, decides []store.Decide) ([]store.Ou
 		return nil, ctx.Err()
 	}
 	out := make([]store.Outcome, len(decides))
+	var over atomic.Bool
+	defer over.Store(true)
 	err := h.call(ctx, "decide "+keysOf(decides, func(d store.Decide) store.Key { return d.Key }), len(decides), func(i int) {
 		one, _ := h.w.truth.Decide(context.Background(), decides[i:i+1])
-		out[i] = one[0]
+		if out[i] = one[0]; over.Load() {
+			h.w.truth.late(one[0])
+		}
 	})
 	if err != nil {
 		return nil, err
@@ -292,6 +320,11 @@ type deliveries struct {
 }
 
 func (d deliveries) Insert(ctx context.Context, rows []store.Delivery) ([]bool, error) {
+	if d.h.w.garbles != nil {
+		for i := range rows {
+			d.h.w.garbles(&rows[i])
+		}
+	}
 	var out []bool
 	err := d.h.call(ctx, "insert "+keysOf(rows, func(r store.Delivery) store.Key { return store.Key{ID: r.TransactionID} }), 1, func(int) {
 		out, _ = d.Deliveries.Insert(context.Background(), rows)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"crivo/pkg/stage"
 	"crivo/streams"
 )
 
@@ -45,6 +46,9 @@ type stored struct {
 func newStream(b *broker, c jetstream.StreamConfig) *stream {
 	return &stream{b: b, config: c, written: written(c), created: time.Now().UTC(), first: 1, messages: map[uint64]*stored{}, ids: map[string]known{}, consumers: map[string]*consumer{}, batches: map[string][]frame{}}
 }
+
+// attempts is the stream behind the bucket of attempts.
+const attempts = "KV_" + streams.AttemptsBucket
 
 func (s *stream) leaderless() bool { return s.b.away() || time.Now().Before(s.led) }
 
@@ -309,6 +313,9 @@ func (s *stream) get(f frame, subject []string) {
 		req.Seq++
 	}
 	m := s.messages[req.Seq]
+	if s.b.counts && s.config.Name == attempts {
+		m = &stored{subject: strings.Join(subject, "."), data: fmt.Append(nil, stage.MaxAttempts, " crash"), at: time.Now()}
+	}
 	if m == nil {
 		s.b.status(f.reply, "404", "Message Not Found", "")
 		return

@@ -1,6 +1,7 @@
 package sim_test
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -83,7 +84,7 @@ func (w *world) forecast(fair bool) weather {
 	}
 	if r.IntN(8) == 0 {
 		some(1, "the broker loses its disk", func(r *rand.Rand) {
-			w.broker.wipe(length(r, time.Second))
+			w.broker.wipe(length(r, time.Second), w.tellsAgain())
 		})
 	}
 	some(2, "a machine's clock is set", func(r *rand.Rand) {
@@ -98,9 +99,29 @@ func (w *world) forecast(fair bool) weather {
 	return out.inOrder()
 }
 
+// orphaning is weather in which edges die, and nobody else, while all are a little slow.
+func (w *world) orphaning() weather {
+	r := w.dice.about("orphaning")
+	out := weather{odds: odds{slow: 0.05 * r.Float64(), twice: 0.2 * r.Float64(), shuffled: 0.2 * r.Float64(), featureFails: 0.2 * r.Float64(),
+		crash: 0.1 * r.Float64(), mortal: "edge"}}
+	ends := []func(name string){w.kill, w.kill, w.tell, w.broker.drop, func(name string) { w.broker.freeze(name, time.Second) }}
+	for range 2 + r.IntN(8) {
+		role, end := []string{"edge-a", "edge-b"}[r.IntN(2)], ends[r.IntN(len(ends))]
+		out.events = append(out.events, happening{time.Duration(r.Int64N(int64(storm))), "something befalls " + role, func() { w.each(role, end) }})
+	}
+	return out.inOrder()
+}
+
 func (w weather) inOrder() weather {
 	slices.SortFunc(w.events, func(a, b happening) int { return int(a.at - b.at) })
 	return w
+}
+
+// tellsAgain returns whose decisions the keeper will announce again if the broker loses its disk now: all that stand, once it has
+// noted how far it had heard. What is decided later is for persist to tell, which may have lost what it needs for that.
+func (w *world) tellsAgain() func(id string) bool {
+	_, err := w.registry.State(context.Background(), "keeper/heard")
+	return func(id string) bool { return err == nil && w.truth.decided(id) }
 }
 
 // each does something to whoever plays a role now.

@@ -87,6 +87,8 @@ type world struct {
 	sweeps    func(keeper.Transactions, transactions) keeper.Transactions // what the keeper sees, for one that is broken on purpose
 	roles     []string                                                    // who takes part
 	unguarded bool                                                        // edges leave everything to the pipeline, on purpose
+	forgetful bool                                                        // the keeper notes what it does not know again, on purpose
+	garbles   func(row *store.Delivery)                                   // what becomes of webhooks, on purpose
 	batchFrom int
 	stuck     func(store.Decide) bool  // what is never answered, in a test of its own
 	skews     map[string]*atomic.Int64 // how wrong the clock of a role's machine is, in nanoseconds
@@ -95,6 +97,7 @@ type world struct {
 
 	mu      sync.Mutex
 	running map[string]*process // by the incarnation's name
+	deaths  map[string]int      // by service, of those that did not end by themselves
 	all     []*process
 	ended   sync.WaitGroup
 	errs    []string
@@ -109,6 +112,7 @@ type process struct {
 	conn   *nats.Conn
 	clock  *app.Clock
 	end    context.CancelFunc
+	ended  bool   // by itself
 	door   *pipes // an edge's
 }
 
@@ -122,7 +126,7 @@ func newWorld(t *testing.T, seed uint64, loud bool) *world {
 		t.Fatal(err)
 	}
 	w := &world{common: c, t: t, loud: loud, dice: newDice(seed), sky: &sky{}, features: newFeatures(), rows: memory.NewDeliveries(),
-		registry: memory.NewRegistry(), running: map[string]*process{}, began: time.Now()}
+		registry: memory.NewRegistry(), running: map[string]*process{}, deaths: map[string]int{}, began: time.Now()}
 	w.truth = newRecorded(memory.NewTransactions())
 	w.truth.refuses = func(d store.Decide) bool {
 		return strings.HasSuffix(d.ID, poisonsPersist) && d.Decision != txn.Review
@@ -237,6 +241,9 @@ func (w *world) start(role string) {
 		if !p.handle.dead.Load() && (ctx.Err() == nil || err != nil) {
 			w.fault("%s ended by itself: %v", p.name, err)
 		}
+		w.mu.Lock()
+		p.ended = true
+		w.mu.Unlock()
 		w.kill(p.name) // where it was told to end, and did
 	})
 }
@@ -272,8 +279,12 @@ func (w *world) run(ctx context.Context, p *process, s app.Shell) error {
 func (w *world) serve(ctx context.Context, p *process, s app.Shell) error {
 	switch s.Name {
 	case "keeper":
-		return keeper.Run(ctx, keeper.Config{Shell: s, Transactions: w.swept(p.handle), Layout: streams.DefaultLayout, Tenants: w.registry.Tenants,
-			State: w.registry, Holder: p.name})
+		cfg := keeper.Config{Shell: s, Transactions: w.swept(p.handle), Layout: streams.DefaultLayout, Tenants: w.registry.Tenants,
+			State: w.registry, Holder: p.name}
+		if w.forgetful {
+			cfg.State = forgetful{w.registry}
+		}
+		return keeper.Run(ctx, cfg)
 	case "enrich":
 		return enrich.Run(ctx, enrich.Config{Shell: s, Features: seen{p.handle}, RuleSet: func() txn.RuleSet { return w.rules.Current().Ref() }})
 	case "validate":
@@ -316,6 +327,9 @@ func (w *world) kill(name string) {
 	w.mu.Lock()
 	p := w.running[name]
 	delete(w.running, name)
+	if p != nil && !p.ended {
+		w.deaths[service(p.role)]++
+	}
 	w.mu.Unlock()
 	if p == nil {
 		return

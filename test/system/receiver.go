@@ -22,6 +22,7 @@ type Receiver struct {
 
 	mu         sync.Mutex
 	verdicts   map[string]map[string]int // id → verdict → how often
+	ids        map[string]map[string]int // id → webhook id → how often
 	unverified int
 	last       time.Time
 }
@@ -44,7 +45,7 @@ func (s *System) Receive(ctx context.Context) (*Receiver, error) {
 	if err := json.Unmarshal(a.Body, &made); err != nil {
 		return nil, err
 	}
-	r := &Receiver{verdicts: map[string]map[string]int{}}
+	r := &Receiver{verdicts: map[string]map[string]int{}, ids: map[string]map[string]int{}}
 	if r.verifier, err = standardwebhooks.NewWebhook(made.Secret); err != nil {
 		return nil, err
 	}
@@ -79,8 +80,9 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	d := event.Data
 	if r.verdicts[d.ID] == nil {
-		r.verdicts[d.ID] = map[string]int{}
+		r.verdicts[d.ID], r.ids[d.ID] = map[string]int{}, map[string]int{}
 	}
+	r.ids[d.ID][req.Header.Get("Webhook-Id")]++
 	r.verdicts[d.ID][fmt.Sprint(d.Decision, " ", d.Score, " ", d.Reasons)]++
 	r.last = time.Now()
 	w.WriteHeader(http.StatusNoContent)
@@ -88,10 +90,18 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // Verdicts returns what came so far: each transaction's distinct verdicts, as "decision score [reasons]", with their counts.
 func (r *Receiver) Verdicts() map[string]map[string]int {
+	return r.copied(r.verdicts)
+}
+
+// IDs returns the webhook ids that came so far of each transaction, with their counts. There is one of each event, also where it is
+// sent again.
+func (r *Receiver) IDs() map[string]map[string]int { return r.copied(r.ids) }
+
+func (r *Receiver) copied(of map[string]map[string]int) map[string]map[string]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make(map[string]map[string]int, len(r.verdicts))
-	for id, v := range r.verdicts {
+	out := make(map[string]map[string]int, len(of))
+	for id, v := range of {
 		out[id] = maps.Clone(v)
 	}
 	return out
