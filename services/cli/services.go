@@ -136,12 +136,23 @@ func (u *upped) drain() {
 	for _, s := range u.services {
 		u.settled(ctx, s.name)
 		s.stop()
-		select {
-		case <-s.done:
-		case <-ctx.Done(): // what is not done by then is done after the next start, as after a kill
-		}
+		// One slow request must not use up the time of all that was accepted: beyond half of it the door drains beside the others.
+		share, enough := context.WithTimeout(ctx, u.Grace/2)
+		s.wait(share)
+		enough()
+	}
+	for _, s := range u.services {
+		s.wait(ctx) // what is not done by then is done after the next start, as after a kill
 	}
 	u.log.Info().Bool("in_time", ctx.Err() == nil).Msg("drained")
+}
+
+// wait returns once a service has ended, or ctx has.
+func (s *service) wait(ctx context.Context) {
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+	}
 }
 
 // settled waits until the step has nothing left to do, or ctx ends. What is left then waits in its stream for the next start.
