@@ -249,7 +249,7 @@ func (l *ledger) judge(t *testing.T, r *system.Receiver) tally {
 	_, js := l.s.Connect(t)
 	until(t, "nothing is pending", func() bool { return pending(t.Context(), js) == "" })
 	if l.wiped {
-		until(t, "what the stream lost is announced again", func() bool { return len(l.announced(t, js)) >= len(l.accepted) })
+		until(t, "what the stream lost is announced again", func() bool { return l.told(t.Context(), js) >= len(l.accepted) })
 	} else {
 		l.whole(t, js, stored)
 	}
@@ -401,6 +401,20 @@ func (l *ledger) announced(t *testing.T, js jetstream.JetStream) map[string][]ev
 		t.Fatal(err)
 	}
 	return out
+}
+
+// told is how many decisions of the tenant TX_DECIDED has.
+func (l *ledger) told(ctx context.Context, js jetstream.JetStream) int {
+	stream, err := js.Stream(ctx, streams.Decided)
+	if err != nil {
+		return 0
+	}
+	subject := streams.Subject(streams.EventDecided, l.tenant)
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		return 0
+	}
+	return int(info.State.Subjects[subject])
 }
 
 // pending names a step that has not finished with everything in its stream.
