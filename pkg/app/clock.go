@@ -153,13 +153,16 @@ func (c *Clock) Sync(ctx context.Context, nc *nats.Conn, stream string) error {
 		}
 	}
 	if best.trip == 0 {
+		if c.offset.Load() == nil {
+			c.start.Store(nil) // still the machine's
+		}
 		return fmt.Errorf("broker's time: %w", fail)
 	}
 	c.adopt(best)
 	return nil
 }
 
-// begin reads the machine's clock for the last time: also one that is set while the broker is asked first is none of our business.
+// begin reads the machine's clock for the last time, before the first sync asks: one that is set meanwhile is none of our business.
 func (c *Clock) begin() {
 	if c.offset.Load() == nil {
 		c.start.Store(&start{c.wall(), c.read()})

@@ -240,9 +240,10 @@ func (w *work) collect(first jetstream.Msg) []jetstream.Msg {
 	return batch
 }
 
-// batch runs new messages together and repeated ones alone.
+// batch runs new messages together, and then repeated ones alone: what is new still has its time, what comes again may well have
+// been done.
 func (w *work) batch(ctx context.Context, arrived []jetstream.Msg) {
-	var fresh []input
+	var fresh, again []input
 	for _, m := range arrived {
 		in, err := read(m)
 		switch {
@@ -251,7 +252,7 @@ func (w *work) batch(ctx context.Context, arrived []jetstream.Msg) {
 			w.settled(m)
 		case in.Deliveries > 1:
 			w.Metrics.outcome(w.Spec.Step, "repeated", 1)
-			w.alone(ctx, in)
+			again = append(again, in)
 		default:
 			w.Metrics.waited(w.Spec.Step, w.Now().Sub(in.Stored))
 			fresh = append(fresh, in)
@@ -259,6 +260,9 @@ func (w *work) batch(ctx context.Context, arrived []jetstream.Msg) {
 	}
 	if len(fresh) > 0 {
 		w.together(ctx, fresh)
+	}
+	for _, in := range again {
+		w.alone(ctx, in)
 	}
 }
 
