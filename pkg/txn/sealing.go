@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"regexp"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 )
@@ -120,9 +122,24 @@ func (k *tokens) party(p Party) SealedParty {
 			ISPB: a.ISPB, Type: a.Type, OpenedAt: a.OpenedAt}
 	}
 	if x := p.PixKey; x != nil {
-		out.PixKey = &SealedPixKey{Type: x.Type, Token: k.of(KindPixKey, x.Value.Reveal()), OwnedSince: x.OwnedSince}
+		out.PixKey = &SealedPixKey{Type: x.Type, Token: k.of(KindPixKey, PixKeyText(x.Value.Reveal())), OwnedSince: x.OwnedSince}
 	}
 	return out
+}
+
+// uuid is the form of a random Pix key.
+var uuid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+
+// PixKeyText is the text that a Pix key's token is made from, as the DICT writes it: a document without its punctuation, e-mail and
+// random keys in lower case, anything else as it is.
+func PixKeyText(value string) string {
+	if strings.Contains(value, "@") || uuid.MatchString(value) {
+		return strings.ToLower(value)
+	}
+	if d, err := ParseDocument(value); err == nil {
+		return d.Reveal()
+	}
+	return value
 }
 
 // AccountKey is the text that an account's token is made from; "" when there is no number.

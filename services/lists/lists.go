@@ -53,7 +53,9 @@ func Understand(kind, text string) (Value, error) {
 		}
 	case KindMerchantID, KindTerminalID:
 		return Value{"", v.text}, nil
-	case txn.KindPixKey, txn.KindCustomerID, txn.KindDeviceID, txn.KindCardToken:
+	case txn.KindPixKey:
+		return Value{kind, txn.Secretive(txn.PixKeyText(text))}, nil
+	case txn.KindCustomerID, txn.KindDeviceID, txn.KindCardToken:
 	default:
 		return v, ErrKind
 	}

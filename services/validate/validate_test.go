@@ -70,6 +70,7 @@ func TestTheBlockListFindsWhatItNames(t *testing.T) {
 		"another CPF":               {"{kind: document, value: 111.444.777-35}", txn.Clear},
 		"an account":                {"{kind: account, value: 12345678/1/2}", txn.Hit},
 		"a Pix key":                 {"{kind: pix_key, value: k@example.com}", txn.Hit},
+		"a Pix key in capitals":     {"{kind: pix_key, value: K@EXAMPLE.com}", txn.Hit},
 		"a customer":                {"{kind: customer_id, value: c-1}", txn.Hit},
 		"a device":                  {"{kind: device_id, value: d-1}", txn.Hit},
 		"the device's id as a card": {"{kind: card_token, value: d-1}", txn.Clear},
