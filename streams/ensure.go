@@ -146,9 +146,21 @@ func Diff(ctx context.Context, js jetstream.JetStream, l Layout) (out []Change, 
 	return out, refused
 }
 
+// unless drops the error of one that was slower than another.
+func unless(err, exists error) error {
+	if errors.Is(err, exists) {
+		return nil
+	}
+	return err
+}
+
 func diffBucket(ctx context.Context, js jetstream.JetStream, want jetstream.KeyValueConfig) ([]Change, error) {
 	create := func(ctx context.Context) error {
-		_, err := js.CreateOrUpdateKeyValue(ctx, want)
+		_, err := js.CreateKeyValue(ctx, want)
+		return unless(err, jetstream.ErrBucketExists)
+	}
+	update := func(ctx context.Context) error {
+		_, err := js.UpdateKeyValue(ctx, want)
 		return err
 	}
 	bucket, err := js.Stream(ctx, "KV_"+want.Bucket)
@@ -159,14 +171,18 @@ func diffBucket(ctx context.Context, js jetstream.JetStream, want jetstream.KeyV
 		return nil, err
 	}
 	if have := bucket.CachedInfo().Config; have.MaxAge != want.TTL || have.Replicas != want.Replicas {
-		return []Change{{"update bucket " + want.Bucket, false, create}}, nil
+		return []Change{{"update bucket " + want.Bucket, false, update}}, nil
 	}
 	return nil, nil
 }
 
 func diffStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) ([]Change, error) {
 	create := func(ctx context.Context) error {
-		_, err := js.CreateOrUpdateStream(ctx, want)
+		_, err := js.CreateStream(ctx, want)
+		return unless(err, jetstream.ErrStreamNameAlreadyInUse)
+	}
+	update := func(ctx context.Context) error {
+		_, err := js.UpdateStream(ctx, want)
 		return err
 	}
 	stream, err := js.Stream(ctx, want.Name)
@@ -177,7 +193,7 @@ func diffStream(ctx context.Context, js jetstream.JetStream, want jetstream.Stre
 		return nil, err
 	}
 	if have := stream.CachedInfo().Config; !sameStream(have, want) {
-		return []Change{{"update stream " + want.Name, false, create}}, nil
+		return []Change{{"update stream " + want.Name, false, update}}, nil
 	}
 	return nil, nil
 }
@@ -206,10 +222,7 @@ func diffConsumer(ctx context.Context, js jetstream.JetStream, spec stage.Spec, 
 			want.DeliverPolicy, want.OptStartTime = jetstream.DeliverByStartTimePolicy, &start
 		}
 		_, err = js.CreateConsumer(ctx, spec.Stream, want)
-		if errors.Is(err, jetstream.ErrConsumerExists) {
-			err = nil // another was faster
-		}
-		return err
+		return unless(err, jetstream.ErrConsumerExists)
 	}
 	consumer, err := js.Consumer(ctx, spec.Stream, want.Durable)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -199,6 +200,7 @@ func (w *work) bury(ctx context.Context, in input, cause string, err error, atte
 func (w *work) letter(ctx context.Context, b Burial) (outputs []Output, err error) {
 	defer func() {
 		if recover() != nil {
+			w.Log.Error().Str("stack", string(debug.Stack())).Msg("burial panicked")
 			err = errPanicked
 		}
 	}()

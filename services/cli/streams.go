@@ -149,18 +149,18 @@ func (StreamsDiffCmd) Help() string {
 // Run prints what apply would do; that there is something is its error.
 func (c *StreamsDiffCmd) Run(ctx context.Context) error {
 	return c.with(ctx, func(ctx context.Context, js jetstream.JetStream) error {
-		diff, err := streams.Diff(ctx, js, c.Layout())
-		if err != nil {
-			return err
+		diff, refused := streams.Diff(ctx, js, c.Layout())
+		if refused != nil && !streams.Refused(refused) {
+			return refused
 		}
 		texts := make([]string, len(diff))
 		for i, change := range diff {
 			texts[i] = change.Text
 		}
 		if err := c.changes(texts); err != nil || len(texts) == 0 {
-			return err
+			return errors.Join(err, refused)
 		}
-		return fmt.Errorf("not as wanted (%d to change)", len(texts))
+		return errors.Join(fmt.Errorf("not as wanted (%d to change)", len(texts)), refused)
 	})
 }
 

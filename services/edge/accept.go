@@ -180,10 +180,10 @@ func (e *edge) publish(ctx context.Context, c submission) (acceptance, error) {
 		if fresh && e.Decider == nil {
 			e.flights.drop(c.Key)
 		}
-		e.flights.withhold(f)
 		return acceptance{}, refusal(err, errBroker)
 	}
 	failpoint.Hit("edge", "published")
+	e.flights.published(f)
 	return acceptance{key: c.Key, flight: f, replayed: c.replayed}, nil
 }
 

@@ -21,7 +21,7 @@ type flights struct {
 type flight struct {
 	submitted event.Submitted // its newest run
 	trace     string
-	withheld  bool          // its submission may not have reached the broker
+	withheld  bool          // its submission is not known to have reached the broker
 	done      chan struct{} // closed once event is set
 	event     []byte
 }
@@ -64,7 +64,7 @@ func (f *flights) start(s event.Submitted, trace string, now time.Time) (x *flig
 		}
 		return x, false
 	}
-	x = &flight{submitted: s, trace: trace, done: make(chan struct{})}
+	x = &flight{submitted: s, trace: trace, withheld: true, done: make(chan struct{})}
 	f.byKey[key] = x
 	return x, true
 }
@@ -80,14 +80,14 @@ func (f *flights) due(x *flight, now time.Time) (wait time.Duration, s event.Sub
 	return guardAt(s).Sub(now), s, true
 }
 
-// withhold notes that a flight's submission may not have reached the broker.
-func (f *flights) withhold(x *flight) {
+// published notes that the broker has a flight's submission.
+func (f *flights) published(x *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	x.withheld = true
+	x.withheld = false
 }
 
-// newest is a flight's newest run, its trace, and whether its submission may not have reached the broker.
+// newest is a flight's newest run, its trace, and whether its submission is not known to have reached the broker.
 func (f *flights) newest(x *flight) (s event.Submitted, trace string, withheld bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

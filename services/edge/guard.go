@@ -157,11 +157,11 @@ func (e *edge) writeAnnouncements(all []announcement) ([]struct{}, error) {
 	for i, a := range all {
 		outputs[i], keys[i], submissions = a.out, a.key, append(submissions, a.submission...)
 	}
-	if _, err := e.Publish(ctx, submissions); err != nil && !streams.Full(err) { // where it has no room they are not counted
-		return nil, err
-	}
 	if _, err := e.Publish(ctx, outputs); err != nil {
 		return nil, err
+	}
+	if _, err := e.Publish(ctx, submissions); err != nil && !streams.Full(err) { // where there is no room they are not counted
+		return nil, err // the sweep announces all of them once more, and submits them
 	}
 	return make([]struct{}, len(all)), e.Transactions.Announced(ctx, keys)
 }

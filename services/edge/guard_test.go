@@ -172,11 +172,11 @@ func TestTheGuardSubmitsWhatWasNotPublished(t *testing.T) {
 		for _, m := range b.broker.took {
 			subjects = append(subjects, m.Subject+" "+m.Header.Get(nats.MsgIdHdr))
 		}
-		want := []string{"tx.submitted.default default/x/submitted/1", "tx.decided.default default/x/decided"}
+		want := []string{"tx.decided.default default/x/decided", "tx.submitted.default default/x/submitted/1"}
 		if diff := cmp.Diff(want, subjects); diff != "" || b.entry("x").Unannounced {
 			t.Error(diff, b.entry("x").Unannounced)
 		}
-		if s, err := event.Decode[event.Submitted](b.broker.took[0].Data); err != nil || s.Tx.ID != "x" {
+		if s, err := event.Decode[event.Submitted](b.broker.took[1].Data); err != nil || s.Tx.ID != "x" {
 			t.Errorf("%+v, %v", s, err)
 		}
 	})

@@ -107,7 +107,10 @@ func Run(ctx context.Context, cfg Config) error {
 		if n%looks == 0 && !k.works {
 			k.provision(ctx, streams.Make) // without streams there is no lease either
 		}
+		worked := k.works
 		switch began := k.holds(ctx); {
+		case !k.works && worked:
+			k.provision(ctx, streams.Make) // the lease may have gone with the streams
 		case !k.works:
 		case began || n%looks == 0:
 			k.provision(ctx, streams.Ensure)

@@ -245,7 +245,8 @@ func ident(e store.Entry, deadline time.Time) streams.Ident {
 }
 
 // announce publishes decisions whose announcement is not known to have happened: guards made them while the broker was away. So it
-// may lack their submissions as well, by which the features count them; it knows those that it has.
+// may lack their submissions as well, by which the features count them. One that it took long ago goes the whole way again, to no
+// effect.
 func (k *keeper) announce(ctx context.Context) error {
 	silent, err := k.Transactions.Unannounced(ctx, k.Clock.Now().Add(-sweepEvery), sweepAtOnce)
 	if err != nil || len(silent) == 0 {
@@ -260,10 +261,10 @@ func (k *keeper) announce(ctx context.Context) error {
 			submissions = append(submissions, out)
 		}
 	}
-	if err := k.publish(ctx, submissions); err != nil && !streams.Full(err) { // where there is no room they are not counted
+	if err := k.publish(ctx, outputs); err != nil {
 		return err
 	}
-	if err := k.publish(ctx, outputs); err != nil {
+	if err := k.publish(ctx, submissions); err != nil && !streams.Full(err) { // where there is no room they are not counted
 		return err
 	}
 	k.metrics.found("decision announced", len(keys))

@@ -233,6 +233,7 @@ func (n *notifier) orphans(ctx context.Context, id string) {
 // close waits for attempts under way and gives back what still waits.
 func (n *notifier) close() {
 	n.mu.Lock()
+	n.closing = true
 	var rest []store.Delivery
 	for _, l := range n.lanes {
 		rest = append(rest, l.rest()...)

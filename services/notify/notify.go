@@ -81,6 +81,7 @@ type notifier struct {
 	mu       sync.Mutex
 	lanes    map[string]*lane
 	doubtful []store.Delivery // rows that may have been made
+	closing  bool             // nothing is begun any more
 	work     sync.WaitGroup
 	hard     context.Context // ends when attempts under way must stop
 
@@ -128,6 +129,15 @@ func (n *notifier) known(ctx context.Context, before time.Time) error {
 	return n.read(ctx)
 }
 
+// beside does something that close waits for.
+func (n *notifier) beside(do func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.closing {
+		n.work.Go(do)
+	}
+}
+
 func (n *notifier) reload(ctx context.Context) error {
 	n.reading.Lock()
 	defer n.reading.Unlock()
@@ -162,7 +172,7 @@ func (n *notifier) read(ctx context.Context) error {
 	for id, e := range *before {
 		if _, ok := next[id]; !ok {
 			// Beside, since much may be owed to it. Unheard, each row is cancelled when it is due.
-			n.work.Go(func() { _, _ = n.Deliveries.Cancel(n.hard, e.Tenant, id, store.Cancelled) })
+			n.beside(func() { _, _ = n.Deliveries.Cancel(n.hard, e.Tenant, id, store.Cancelled) })
 		}
 	}
 	return nil

@@ -213,7 +213,9 @@ func (s Stage) bury(ctx context.Context, b stage.Burial, letter func(context.Con
 	if err != nil {
 		return nil, err
 	}
-	scored.Deadline = txn.At(ident.Deadline) // what was promised: the claim's is the sweep's pace
+	if txn.At(ident.AcceptedAt).Equal(txn.At(entry.AcceptedAt).Time) { // else it was promised anew, to who repeated it
+		scored.Deadline = txn.At(ident.Deadline) // what was promised: the claim's may be the sweep's pace
+	}
 	d, err := s.decide(scored)
 	if err != nil {
 		return nil, err

@@ -377,6 +377,24 @@ func TestABurialAfterASweepIsLate(t *testing.T) {
 	}
 }
 
+// Who repeats what is late is promised anew: an older run's burial keeps to that.
+func TestABurialAfterARepeatKeepsTheNewPromise(t *testing.T) {
+	s := memory.NewTransactions()
+	p, c := arbiter(s)
+	in := scored("a", txn.Approve)
+	again := claimed(t, in.Submitted)
+	again.Run, again.AcceptedAt, again.Deadline = 2, accepted.Add(6*time.Second), accepted.Add(8*time.Second)
+	claim(t, s, again)
+	c.now = accepted.Add(7 * time.Second)
+	out, err := p.Bury(t.Context(), stage.Burial{Step: "persist", Message: message(t, in), Cause: stage.CauseDecode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := announced(t, out); d.Late || !d.Deadline.Equal(accepted.Add(8*time.Second)) {
+		t.Errorf("late %v, by %s", d.Late, d.Deadline)
+	}
+}
+
 func TestPoisonIsDecidedByReview(t *testing.T) {
 	each(t, func(t *testing.T, s store.Transactions) {
 		p, _ := arbiter(s)

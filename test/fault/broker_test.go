@@ -124,7 +124,6 @@ func current(c *jetstream.ClusterInfo) bool {
 func TestF15TheBrokerLosesItsDisk(t *testing.T) {
 	b := theSingle(t)
 	x := newTrial(t, b.Cluster)
-	x.wiped = true
 	for range kills(t, 1) {
 		x.await(t, 20)
 		down := []*system.Process{b.Processes["score-1"], b.Processes["edge-1"], b.Processes["nats-1"]}
@@ -136,6 +135,7 @@ func TestF15TheBrokerLosesItsDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
+		x.wiped = began
 		for _, p := range down {
 			if err := p.Start(); err != nil {
 				t.Fatal(err)

@@ -259,6 +259,13 @@ func (b *broker) streamOf(subject string) *stream {
 	return nil
 }
 
+// missed notes what a stream did not take, if it is of a record of attempts.
+func (b *broker) missed(s *stream) {
+	if s.config.Name == attempts {
+		b.unreached++
+	}
+}
+
 // take stores what was published to a stream and acknowledges it, unless a fault comes between.
 func (b *broker) take(l *link, s *stream, f frame) {
 	id := about(f.subject, f.header)
@@ -269,15 +276,15 @@ func (b *broker) take(l *link, s *stream, f frame) {
 	switch {
 	case s.leaderless() && s.refuses && f.reply != "":
 		b.status(f.reply, "503", "", "")
+		b.missed(s)
 		return
 	case s.leaderless(), b.dice.hits(b.odds.lost, "lost "+id):
 		b.trace("%s: publish of %s is lost", l.name, id)
-		if s.config.Name == attempts {
-			b.unreached++
-		}
+		b.missed(s)
 		return
 	case f.reply != "" && b.dice.hits(b.odds.refused, "refused "+id):
 		b.trace("%s: publish of %s is refused", l.name, id)
+		b.missed(s)
 		b.answer(f.reply, failure(409, 10158, "message id in process"))
 		return
 	}
