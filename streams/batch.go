@@ -2,7 +2,6 @@ package streams
 
 import (
 	"context"
-	"errors"
 	"iter"
 
 	"github.com/nats-io/nats.go"
@@ -17,10 +16,4 @@ func GetBatch(ctx context.Context, js jetstream.JetStream, stream string, most i
 		return nil, nats.ErrDisconnected
 	}
 	return jetstreamext.GetBatch(ctx, js, stream, most, opts...)
-}
-
-// Full tells whether an error says that a stream, or the server, has no room.
-func Full(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && (api.ErrorCode == 10077 || api.ErrorCode == 10047) // its byte budget; the server's storage
 }

@@ -109,6 +109,12 @@ func Refused(err error) bool {
 	return errors.As(err, &api) || errors.Is(err, jetstream.ErrNotPullConsumer)
 }
 
+// Full tells whether an error says that a stream, or the server, has no room.
+func Full(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == 10077 || api.ErrorCode == 10047) // its byte budget; the server's storage
+}
+
 // Change is one difference between what stands and what the layout wants.
 type Change struct {
 	Text  string // "create stream TX_SUBMITTED"

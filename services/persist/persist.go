@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -124,13 +125,14 @@ const leastWrite = 500 * time.Millisecond
 // write asks the arbiter, for as long as what it is asked stays true: a decision that is made in time must not be stored long after
 // its deadline. One that was not is made anew, as a late one.
 func (s Stage) write(ctx context.Context, decides []store.Decide) ([]store.Outcome, error) {
+	holds := time.Duration(math.MaxInt64) // where all are late anyway, for as long as the runner waits
 	for _, d := range decides {
 		if left := d.Claim.Deadline.Sub(d.DecidedAt); left >= 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, max(left, leastWrite))
-			defer cancel()
+			holds = min(holds, max(left, leastWrite))
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, holds)
+	defer cancel()
 	return s.Transactions.Decide(ctx, decides)
 }
 

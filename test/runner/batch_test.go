@@ -3,18 +3,13 @@ package runner_test
 import (
 	"testing"
 
-	"crivo/services/broker"
 	"crivo/streams"
 )
 
 // Who asks a broker that is away, time and again, keeps nothing of it.
 func TestAQuestionToABrokerThatIsAwayLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
-	s := start(t, broker.Options{Dir: t.TempDir()})
-	nc, js := dial(t, s.InProcess())
-	if _, err := streams.Ensure(t.Context(), js, layout); err != nil {
-		t.Fatal(err)
-	}
+	s, nc, js := provisioned(t)
 	before := nc.NumSubscriptions()
 	s.Close()
 	wait(t, "the connection's end", func() bool { return !nc.IsConnected() })

@@ -72,14 +72,21 @@ func TestEnsureMakesTheMapReal(t *testing.T) {
 	ensure(larger)
 }
 
-// TestEnsurePutsRightWhatAnotherMade has an operator who changed what the layout decides, and what it leaves alone.
-func TestEnsurePutsRightWhatAnotherMade(t *testing.T) {
-	t.Parallel()
+// provisioned is a broker with the layout's streams, and a connection to it.
+func provisioned(t *testing.T) (*broker.Server, *nats.Conn, jetstream.JetStream) {
+	t.Helper()
 	s := start(t, broker.Options{Dir: t.TempDir()})
-	_, js := dial(t, s.InProcess())
+	nc, js := dial(t, s.InProcess())
 	if _, err := streams.Ensure(t.Context(), js, layout); err != nil {
 		t.Fatal(err)
 	}
+	return s, nc, js
+}
+
+// TestEnsurePutsRightWhatAnotherMade has an operator who changed what the layout decides, and what it leaves alone.
+func TestEnsurePutsRightWhatAnotherMade(t *testing.T) {
+	t.Parallel()
+	_, _, js := provisioned(t)
 	decided := stream(t, js, streams.Decided).Config
 	decided.MaxAge, decided.Description = 0, "kept"
 	notify := layout.Consumers()[streams.Decided]
@@ -107,11 +114,7 @@ func TestEnsurePutsRightWhatAnotherMade(t *testing.T) {
 // Of two keepers with different settings only the one that works may change what is there.
 func TestMakeLeavesAloneWhatDiffers(t *testing.T) {
 	t.Parallel()
-	s := start(t, broker.Options{Dir: t.TempDir()})
-	_, js := dial(t, s.InProcess())
-	if _, err := streams.Ensure(t.Context(), js, layout); err != nil {
-		t.Fatal(err)
-	}
+	_, _, js := provisioned(t)
 	if err := js.DeleteStream(t.Context(), streams.Scored); err != nil {
 		t.Fatal(err)
 	}
@@ -127,11 +130,7 @@ func TestMakeLeavesAloneWhatDiffers(t *testing.T) {
 // What was decided long ago need not go through once more where somebody deletes a consumer, and is told once more to nobody.
 func TestAConsumerThatIsMadeAnewBeginsWithWhatIsRecent(t *testing.T) {
 	t.Parallel()
-	s := start(t, broker.Options{Dir: t.TempDir()})
-	_, js := dial(t, s.InProcess())
-	if _, err := streams.Ensure(t.Context(), js, layout); err != nil {
-		t.Fatal(err)
-	}
+	_, _, js := provisioned(t)
 	for _, spec := range []stage.Spec{streams.Persist, streams.Notify} {
 		_, err1 := js.Publish(t.Context(), strings.ReplaceAll(strings.ToLower(spec.Stream), "tx_", "tx.")+".acme", []byte("x"))
 		if err := errors.Join(err1, js.DeleteConsumer(t.Context(), spec.Stream, spec.Durable)); err != nil {
@@ -174,11 +173,7 @@ func TestAConsumerThatIsMadeAnewBeginsWithWhatIsRecent(t *testing.T) {
 // A consumer of another kind under a step's name is an operator's to delete; the rest is made all the same.
 func TestAConsumerThatStandsInTheWayIsNamed(t *testing.T) {
 	t.Parallel()
-	s := start(t, broker.Options{Dir: t.TempDir()})
-	_, js := dial(t, s.InProcess())
-	if _, err := streams.Ensure(t.Context(), js, layout); err != nil {
-		t.Fatal(err)
-	}
+	_, _, js := provisioned(t)
 	err1 := js.DeleteConsumer(t.Context(), streams.Submitted, "enrich")
 	_, err2 := js.CreatePushConsumer(t.Context(), streams.Submitted, jetstream.ConsumerConfig{Durable: "enrich", DeliverSubject: "elsewhere"})
 	if err := errors.Join(err1, err2, js.DeleteConsumer(t.Context(), streams.Decided, "notify")); err != nil {
