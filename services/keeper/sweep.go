@@ -147,8 +147,9 @@ func (k *keeper) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	until := time.Now().Add(k.Every)                                        // where the store is slow the next round goes on, and all else has its turn meanwhile
-	for n := 1; len(ripe) > 0 && time.Now().Before(until); n = sweepGroup { // the first alone tells whether anything can be published
+	until := time.Now().Add(k.Every) // of a slow store: the next round goes on, and all else has its turn meanwhile
+	// The first alone tells whether anything can be published.
+	for n := 1; len(ripe) > 0 && time.Now().Before(until); n = sweepGroup {
 		n = min(n, len(ripe))
 		if err := k.runAgain(ctx, now, ripe[:n], tenants, until); err != nil {
 			return err
