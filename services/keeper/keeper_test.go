@@ -198,7 +198,11 @@ func (w *world) acknowledge(step stage.Spec, n int) {
 		}
 		w.must(got.Error())
 	}
-	w.must(w.shell.Conn.Flush())
+	w.until("all acknowledged", func() bool {
+		info, err := c.Info(w.Context())
+		w.must(err)
+		return info.NumAckPending == 0
+	})
 }
 
 func (w *world) claim(claims ...store.Claim) {

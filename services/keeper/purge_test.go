@@ -123,7 +123,8 @@ func TestTheSlowestDurableHoldsThePurge(t *testing.T) {
 		t.Errorf("purged up to %d", first)
 	}
 	w.acknowledge(slow, 280)
-	w.until("room", func() bool { return w.state(streams.Validated).Msgs < 200 })
+	// The keeper may look while half of that has come in: it is content with less than 70 %.
+	w.until("room", func() bool { return w.state(streams.Validated).Msgs < 300*70/90 })
 }
 
 // What is undecided holds the purge only until it is decided.
