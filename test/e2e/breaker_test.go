@@ -31,9 +31,9 @@ func TestW18AnOpenBreakerIsShownAndTold(t *testing.T) {
 		t.Errorf("listed as %s", told.body)
 	}
 	c.decided(t, payment(newID()))
-	waiting := c.get(t, "/v1/deliveries?status=pending&limit=500&endpoint_id="+sick.id).want(t, http.StatusOK)
-	if n := strings.Count(string(waiting.body), `"transaction_id"`); n < 12 {
-		t.Errorf("%d wait: %s", n, waiting.body)
-	}
+	await(t, "twelve that wait", func() bool {
+		waiting := c.get(t, "/v1/deliveries?status=pending&limit=500&endpoint_id="+sick.id).want(t, http.StatusOK)
+		return strings.Count(string(waiting.body), `"transaction_id"`) >= 12
+	})
 	c.send(t, http.MethodDelete, path, nil, "").want(t, http.StatusNoContent)
 }

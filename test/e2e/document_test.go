@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"bytes"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -95,7 +96,7 @@ func TestE23TheCheckSeesWhatIsWrong(t *testing.T) {
 	}
 	for name, wrong := range map[string]func(a *answer){
 		"a member more":         func(a *answer) { a.body = []byte(with(string(a.body), `"extra":1`)) },
-		"a member less":         func(a *answer) { a.body = bytes.Replace(a.body, []byte(`"late":false,`), nil, 1) },
+		"a member less":         func(a *answer) { a.body = regexp.MustCompile(`"late":\w+,`).ReplaceAll(a.body, nil) },
 		"a number for a text":   func(a *answer) { a.body = bytes.Replace(a.body, []byte(`"engine":"`), []byte(`"engine":0,"x":"`), 1) },
 		"a decision of no kind": func(a *answer) { a.body = bytes.ReplaceAll(a.body, []byte(`"approve"`), []byte(`"perhaps"`)) },
 		"a time without its zone": func(a *answer) {

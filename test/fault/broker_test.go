@@ -66,18 +66,27 @@ func leading(t *testing.T, c *system.Cluster, n int) string {
 	t.Helper()
 	_, js := c.Connect(t)
 	step := streams.Steps[n/2%len(streams.Steps)]
-	if n%2 == 0 {
-		stream, err := js.Stream(t.Context(), step.Stream)
-		if err != nil {
-			t.Fatal(err)
+	for give := time.Now().Add(time.Minute); time.Now().Before(give); time.Sleep(50 * time.Millisecond) {
+		var cluster *jetstream.ClusterInfo
+		if n%2 == 0 {
+			stream, err := js.Stream(t.Context(), step.Stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cluster = stream.CachedInfo().Cluster
+		} else {
+			consumer, err := js.Consumer(t.Context(), step.Stream, step.Durable)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cluster = consumer.CachedInfo().Cluster
 		}
-		return stream.CachedInfo().Cluster.Leader
+		if cluster.Leader != "" {
+			return cluster.Leader
+		}
 	}
-	consumer, err := js.Consumer(t.Context(), step.Stream, step.Durable)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return consumer.CachedInfo().Cluster.Leader
+	t.Fatalf("nobody leads %s", step.Stream)
+	return ""
 }
 
 // caughtUp waits until every copy of every stream and consumer is there again, so that the loss of another node costs no majority.

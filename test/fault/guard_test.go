@@ -49,7 +49,7 @@ func TestTheGuardDecidesWhatThePipelineDoesNot(t *testing.T) {
 	for range 60 {
 		row := l.next()
 		all.Go(func() {
-			a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", row.Body, "Prefer", "wait=5")
+			a, err := s.Do(t.Context(), http.MethodPost, "/v1/transactions", row.Body, "Prefer", "wait=10")
 			if err != nil {
 				t.Error(err)
 				return

@@ -364,22 +364,24 @@ func (l *ledger) decisions(t *testing.T) map[string]txn.Decision {
 	return out
 }
 
-// decision reads a transaction's decision from the store, waiting for it.
-func (l *ledger) decision(ctx context.Context, id string) (txn.Decision, error) {
+// decision reads a transaction's decision from the store, waiting for it, and for an edge or a store that is away.
+func (l *ledger) decision(ctx context.Context, id string) (d txn.Decision, err error) {
 	for give := time.Now().Add(time.Minute); time.Now().Before(give); time.Sleep(20 * time.Millisecond) {
-		a, err := l.s.Do(ctx, http.MethodGet, "/v1/transactions/"+id, nil, "Prefer", "wait=10")
-		if err != nil {
-			return txn.Decision{}, err
-		}
-		var d txn.Decision
-		if a.Status != http.StatusOK || json.Unmarshal(a.Body, &d) != nil {
-			return txn.Decision{}, fmt.Errorf("%s: %d %s", id, a.Status, a.Body)
-		}
-		if d.Status == "decided" {
+		a, asked := l.s.Do(ctx, http.MethodGet, "/v1/transactions/"+id, nil, "Prefer", "wait=10")
+		switch {
+		case asked != nil:
+			err = asked
+		case a.Status == http.StatusServiceUnavailable:
+			err = fmt.Errorf("%s: %s", id, a.Body)
+		case a.Status != http.StatusOK || json.Unmarshal(a.Body, &d) != nil:
+			return d, fmt.Errorf("%s: %d %s", id, a.Status, a.Body)
+		case d.Status == "decided":
 			return d, nil
+		default:
+			err = fmt.Errorf("%s is lost: accepted, never decided", id)
 		}
 	}
-	return txn.Decision{}, fmt.Errorf("%s is lost: accepted, never decided", id)
+	return d, err
 }
 
 // verdict is what must be the same everywhere, in the receiver's words.

@@ -23,11 +23,11 @@ func TestE08CrashedAtEveryPointNothingIsLostOrDoubled(t *testing.T) {
 		if err := s.Restart(t.Context()); err != nil {
 			t.Fatalf("%s: %v", point, err)
 		}
-		stop := l.under(t, 8)
 		resume := func() {}
 		if point == "guard.written" {
 			resume = pause(t, s)
 		}
+		stop := l.under(t, 8)
 		select {
 		case <-s.Exited():
 		case <-time.After(time.Minute):

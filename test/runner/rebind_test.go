@@ -95,8 +95,8 @@ func TestADeletedConsumerIsBoundAgain(t *testing.T) {
 	if diff := cmp.Diff([]string{"a", "b"}, got); diff != "" {
 		t.Errorf("outputs: %s", diff)
 	}
-	if got := s.counted(t, "crivo_step_duplicates_total", "sift"); got != 1 {
-		t.Errorf("%d outputs were there already", got)
+	if got := s.counted(t, "crivo_step_duplicates_total", "sift"); got < 1 {
+		t.Error("none of the outputs was there already")
 	}
 }
 
@@ -199,7 +199,7 @@ func TestALateAcknowledgementIsNotTakenForAnotherMessage(t *testing.T) {
 	if err := r.nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if i := r.info(t); i.AckFloor.Stream != 0 || i.NumAckPending != 1 {
+	if i := r.told(t); i.AckFloor.Stream != 0 || i.NumAckPending != 1 {
 		t.Errorf("settled up to %d, %d under way", i.AckFloor.Stream, i.NumAckPending)
 	}
 	close(goOn)
@@ -264,6 +264,7 @@ func TestTwoRunnersShareTheWork(t *testing.T) {
 	r.run(t, count(&mine))
 	_, js := dial(t, r.server.InProcess())
 	(&rig{server: r.server, js: js, spec: r.spec}).run(t, count(&others))
+	wait(t, "both ask", func() bool { return r.info(t).NumWaiting == 2 })
 	r.putMany(t, many)
 	r.settled(t, many)
 	if mine.Load() == 0 || others.Load() == 0 || mine.Load()+others.Load() != many {

@@ -34,7 +34,7 @@ var spec = stage.Spec{Step: "sift", Stream: "IN", Durable: "sift", Batch: 128, M
 // How long the broker waits for a word before it delivers again.
 const (
 	patient = 10 * time.Second       // where nothing is to come again, whatever else the machine does
-	watched = time.Second            // where a test outlasts it to see that nothing does
+	watched = 2 * time.Second        // where a test outlasts it to see that nothing does
 	hasty   = 200 * time.Millisecond // where a test waits for what comes again
 )
 
@@ -78,6 +78,7 @@ func dialURL(t testing.TB, url string, extra ...nats.Option) (*nats.Conn, jetstr
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
+	wait(t, "a connection", nc.IsConnected)
 	js, err := app.JetStream(nc)
 	if err != nil {
 		t.Fatal(err)
@@ -174,6 +175,13 @@ func (r *rig) info(t testing.TB) jetstream.ConsumerInfo {
 		return jetstream.ConsumerInfo{}
 	}
 	return *c.CachedInfo()
+}
+
+// told is the consumer's state once the broker can tell.
+func (r *rig) told(t testing.TB) (i jetstream.ConsumerInfo) {
+	t.Helper()
+	wait(t, "the consumer's state", func() bool { i = r.info(t); return i.Name != "" })
+	return i
 }
 
 // settled waits until the first n inputs are acknowledged or given up and nothing is under way.

@@ -299,8 +299,8 @@ func TestTheBurialIsStoredBeforeTheMessageIsGivenUp(t *testing.T) {
 			var c calls
 			s := r.run(t, c.handle(func(string) error { return stage.Reject(errBad) }))
 			wait(t, "not ready", func() bool { return s.told("cannot publish") })
-			outlast(t, r, func() {
-				if i := r.info(t); i.NumAckPending != 1 || i.AckFloor.Stream != 0 || i.NumRedelivered != 0 {
+			outlast(t, r, func(i jetstream.ConsumerInfo) {
+				if i.NumAckPending != 1 || i.AckFloor.Stream != 0 || i.NumRedelivered != 0 {
 					t.Fatalf("before its burial: %d under way, floor %d, %d again", i.NumAckPending, i.AckFloor.Stream, i.NumRedelivered)
 				}
 			})
