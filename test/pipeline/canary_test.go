@@ -104,7 +104,7 @@ func TestNothingPersonalIsLeftInTheClear(t *testing.T) {
 		t.Fatalf("%d of %d decided", len(r.Verdicts()), n)
 	}
 	outputs["refusal"], outputs["list"] = refuse(t, s, nc), block(t, s)
-	m, err := rejected.NextMsg(5 * time.Second)
+	m, err := rejected.NextMsg(30 * time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func acceptNATS(t *testing.T, nc *nats.Conn, i int) {
 	t.Helper()
 	id, body := canary(i)
 	for give := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		m, err := nc.Request("tx.intake.default", []byte(body), 5*time.Second)
+		m, err := nc.Request("tx.intake.default", []byte(body), 30*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
