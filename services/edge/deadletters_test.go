@@ -114,7 +114,7 @@ func (r *rig) acts(action string) (targets []string) {
 // accepted puts a transaction into the store of which nobody decides.
 func (e *running) accepted(id string) store.Key {
 	e.t.Helper()
-	if a := e.post(e.payment(id)); a.status != http.StatusAccepted {
+	if a := e.patient(e.payment(id)); a.status != http.StatusAccepted {
 		e.t.Fatalf("%s: %d %s", id, a.status, a.body)
 	}
 	return store.Key{Tenant: "default", ID: id}

@@ -80,7 +80,7 @@ func TestOnlyAnOpenReviewCanBeClosed(t *testing.T) {
 	reader := e.as(e.made("/v1/keys", `{"roles":["read","submit","operator"]}`).member("key"))
 	r.decided("default", []string{"approved"}, txn.Approve)
 	r.decided("default", []string{"review", "contested"}, txn.Review)
-	e.post(r.payment("processing"))
+	e.accepted("processing")
 	const fine = `{"disposition":"approved"}`
 	for name, tc := range map[string]struct {
 		who      *running

@@ -129,7 +129,7 @@ func (e *running) refused(id string) string {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	return fmt.Sprint(l.status, " ", answer{l.status, l.header, string(body)}.slug())
+	return fmt.Sprint(l.status, " ", answer{status: l.status, header: l.header, body: string(body)}.slug())
 }
 
 func decisionOf(tenant, id string) event.Decided {
@@ -202,10 +202,7 @@ func TestAnEventIsTheAnswerOfTheQuery(t *testing.T) {
 	r := newRig(t)
 	e := r.edge("a")
 	l := e.listen("").greeted()
-	if a := e.post(r.payment("p")); a.status != http.StatusAccepted {
-		t.Fatal(a)
-	}
-	key := store.Key{Tenant: "default", ID: "p"}
+	key := e.accepted("p")
 	r.decide(key, "a")
 	entry, err := r.memory.Get(t.Context(), key)
 	if err != nil {

@@ -66,7 +66,11 @@ func TestE23TheDocumentIsValidAndEveryRouteOfItExists(t *testing.T) {
 	}
 	nobody := client{url: crivo.URL}
 	document.operations(func(method, path string) {
-		a := nobody.send(t, method, strings.NewReplacer("{id}", "x", "{list}", "block", "{name}", "x", "{version}", "1").Replace(path), nil, "")
+		var a answer
+		await(t, path, func() bool { // a slow machine is not ready for moments
+			a = nobody.sendOnce(t, method, strings.NewReplacer("{id}", "x", "{list}", "block", "{name}", "x", "{version}", "1").Replace(path), nil, "")
+			return a.status != http.StatusServiceUnavailable
+		})
 		want := http.StatusUnauthorized
 		if !strings.HasPrefix(path, "/v1/") {
 			want = http.StatusOK
@@ -183,7 +187,7 @@ func TestKeysComeAndGo(t *testing.T) {
 	key := c.as(made.text("key"))
 	key.get(t, "/v1/deliveries").want(t, http.StatusOK)
 	list := operator().get(t, "/v1/keys").want(t, http.StatusOK)
-	if !strings.Contains(string(list.body), made.text("id")) || strings.Contains(string(list.body), made.text("key")) || strings.Contains(string(list.body), "hash") {
+	if !strings.Contains(string(list.body), made.text("id")) || strings.Contains(string(list.body), made.text("key")) || strings.Contains(string(list.body), `hash":`) {
 		t.Errorf("listed as %s", list.body)
 	}
 	operator().send(t, http.MethodDelete, "/v1/keys/"+made.text("id"), nil, "").want(t, http.StatusNoContent)
@@ -205,10 +209,11 @@ func TestE26IntakeByNATS(t *testing.T) {
 		Location string
 		Replayed bool `json:"idempotent_replayed"`
 		Body     jsontext.Value
+		asked    int
 	}) {
 		t.Helper()
 		var m *nats.Msg
-		for give := time.Now().Add(within); m == nil || reply.Status == http.StatusServiceUnavailable && time.Now().Before(give); { // a busy machine may say so
+		for give := time.Now().Add(within); m == nil || reply.Status == http.StatusServiceUnavailable && time.Now().Before(give); reply.asked++ { // a busy machine may say so
 			var err error
 			if m, err = nc.Request(subject, []byte(body), within); err != nil {
 				t.Fatal(err)
@@ -228,8 +233,12 @@ func TestE26IntakeByNATS(t *testing.T) {
 		}
 		return reply
 	}
-	if r := request(payment(id)); r.Status != http.StatusAccepted || r.Location != "/v1/transactions/"+id || r.Replayed {
-		t.Errorf("new: %+v", r)
+	first := request(payment(id))
+	for ; first.asked > 1 && first.Status != http.StatusServiceUnavailable; first = request(payment(id)) {
+		id = newID() // of one that was refused this may be a repeat
+	}
+	if first.Status != http.StatusAccepted || first.Location != "/v1/transactions/"+id || first.Replayed {
+		t.Errorf("new: %+v", first)
 	}
 	decision := c.get(t, "/v1/transactions/"+id, "Prefer", "wait=10").want(t, http.StatusOK)
 	if r := request(payment(id)); r.Status != http.StatusOK || !r.Replayed || string(r.Body) != string(decision.body) {

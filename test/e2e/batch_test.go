@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
-
-	"crivo/streams"
 )
 
 const (
@@ -145,9 +143,7 @@ func TestE17ABatchIsAnsweredItemByItem(t *testing.T) {
 			if len(repeat) != 1 || repeat[0].Status != http.StatusOK || !repeat[0].Replayed || !bytes.Equal(repeat[0].Body, decision.body) {
 				t.Errorf("once decided %+v\n%s", repeat, decision.body)
 			}
-			if s, d := submitted(t, c.tenant), messages(t, streams.Decided, streams.EventDecided, c.tenant); s != 2 || d != 2 {
-				t.Errorf("%d submitted, %d decided", s, d)
-			}
+			c.announced(t, 2)
 		})
 	}
 }
@@ -182,10 +178,7 @@ func TestE17ManyAtOnceAreDecidedOnce(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 	}
-	await(t, "all to be decided", func() bool { return messages(t, streams.Decided, streams.EventDecided, c.tenant) == 100 })
-	if n := submitted(t, c.tenant); n != 100 {
-		t.Errorf("%d submitted", n)
-	}
+	c.announced(t, 100)
 }
 
 func TestE17ABatchThatIsNoneIsRefusedWhole(t *testing.T) {
