@@ -309,8 +309,17 @@ func (u *upped) stop() int {
 	return u.cmd.ProcessState.ExitCode()
 }
 
-// ask sends one request with the key that up keeps in its folder.
-func (u *upped) ask(method, path, body string) (int, string) {
+// ask sends one request with the key that up keeps in its folder, again while up is too busy for it: every one may be repeated.
+func (u *upped) ask(method, path, body string) (status int, answer string) {
+	u.t.Helper()
+	for give := time.Now().Add(within); ; time.Sleep(100 * time.Millisecond) {
+		if status, answer = u.askOnce(method, path, body); status != http.StatusServiceUnavailable || time.Now().After(give) {
+			return status, answer
+		}
+	}
+}
+
+func (u *upped) askOnce(method, path, body string) (int, string) {
 	u.t.Helper()
 	key, err := os.ReadFile(filepath.Join(u.cmd.Dir, "crivo-data", "api-key"))
 	if err != nil {

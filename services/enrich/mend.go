@@ -24,12 +24,11 @@ type Replay func(ctx context.Context, after uint64) error
 // ErrElsewhere is returned by a Shared store that another process rebuilds just now.
 var ErrElsewhere = errors.New("incomplete: another process rebuilds them")
 
-const (
-	mendEvery = 250 * time.Millisecond
-	// mendFirst is how long the flow waits for a store to be whole, so that a start is no reason for unknown features. A store
-	// that is away, or has much to catch up on, is not waited for.
-	mendFirst = time.Second
-)
+const mendEvery = 250 * time.Millisecond
+
+// mendFirst is how long the flow waits for a store to be whole, so that a start is no reason for unknown features. A store
+// that is away, or has much to catch up on, is not waited for.
+var mendFirst = time.Second
 
 // tend mends a shared store beside the flow, until the returned function is called. It returns when the store is whole, or has
 // had its time.

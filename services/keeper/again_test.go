@@ -1,13 +1,16 @@
 package keeper_test
 
 import (
+	"context"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"crivo/pkg/stage"
 	"crivo/pkg/txn"
 	"crivo/services/store"
 	"crivo/streams"
@@ -76,8 +79,15 @@ func TestATurnGoesByTheNewestNote(t *testing.T) {
 	w.rounds(2)
 	bucket, err := w.js.KeyValue(t.Context(), streams.LeasesBucket)
 	w.must(err)
-	_, err = bucket.Put(t.Context(), "keeper", []byte("another"))
-	w.must(err)
+	ctx, noted := context.WithCancel(t.Context())
+	var another sync.WaitGroup
+	another.Go(func() {
+		for ok := true; ok; ok = stage.Sleep(ctx, 100*time.Millisecond) == nil {
+			_, _ = bucket.Put(ctx, "keeper", []byte("another"))
+		}
+	})
+	defer another.Wait()
+	defer noted()
 	w.until("another's turn", func() bool { return w.gauge("crivo_keeper_works") == 0 })
 	w.must(w.js.DeleteStream(t.Context(), streams.Decided))
 	w.provision()
@@ -86,6 +96,9 @@ func TestATurnGoesByTheNewestNote(t *testing.T) {
 	note, err := json.Marshal(map[string]txn.Time{"created": txn.At(s.CachedInfo().Created), "until": txn.At(start)})
 	w.must(err)
 	w.must(w.notes.PutState(t.Context(), "keeper/heard", note))
+	noted()
+	another.Wait()
+	w.must(bucket.Delete(t.Context(), "keeper"))
 	w.until("its turn again", func() bool { return w.gauge("crivo_keeper_works") == 1 })
 	w.rounds(3)
 	if got := w.told(); len(got) != 0 {

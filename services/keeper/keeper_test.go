@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"path/filepath"
 	"strconv"
@@ -68,7 +69,7 @@ func newWorld(t testing.TB) *world {
 	nc, err := app.Connect(app.Connection{URL: w.url, Name: "keeper", Inbox: "_INBOX", Log: zerolog.Nop(), Health: health})
 	w.must(err)
 	t.Cleanup(nc.Close)
-	w.js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(time.Second))
+	w.js, err = jetstream.New(nc)
 	w.must(err)
 	db, err := sqlite.OpenTransactions(filepath.Join(w.dir, "transactions.db"), sqlite.Options{})
 	w.must(err)
@@ -87,13 +88,17 @@ func (w *world) startBroker(port int) {
 	w.Cleanup(s.Close)
 }
 
-// restartBroker starts it again on the same port and folder.
+// restartBroker starts it again on the same port and folder, once nobody else has the port.
 func (w *world) restartBroker() {
 	w.Helper()
 	at, err := url.Parse(w.url)
 	w.must(err)
 	port, err := strconv.Atoi(at.Port())
 	w.must(err)
+	w.until("a free port", func() bool {
+		l, err := net.Listen("tcp", at.Host)
+		return err == nil && l.Close() == nil
+	})
 	w.startBroker(port)
 }
 
@@ -166,11 +171,16 @@ func (w *world) metric(name, label string) float64 {
 	return 0
 }
 
-func (w *world) state(stream string) jetstream.StreamState {
+func (w *world) state(stream string) (out jetstream.StreamState) {
 	w.Helper()
-	s, err := w.js.Stream(w.Context(), stream)
-	w.must(err)
-	return s.CachedInfo().State
+	w.until("the state of "+stream, func() bool {
+		s, err := w.js.Stream(w.Context(), stream)
+		if err == nil {
+			out = s.CachedInfo().State
+		}
+		return err == nil
+	})
+	return out
 }
 
 func (w *world) publish(outputs ...stage.Output) {
@@ -237,7 +247,7 @@ type fragile struct {
 	rounds    atomic.Int64
 	blind     atomic.Bool // decisions cannot be compared
 	blinded   atomic.Int64
-	lost      sync.Map // keys whose decision an older backup lacks
+	lost      atomic.Pointer[sync.Map] // keys whose decision an older backup lacks
 }
 
 func newClaim(id string) store.Claim {
@@ -304,17 +314,21 @@ func (f *fragile) Undecided(ctx context.Context, keys []store.Key) ([]store.Key,
 		return nil, err
 	}
 	open, err := f.Transactions.Undecided(ctx, keys)
-	for _, key := range keys {
-		if _, lost := f.lost.Load(key); lost {
-			open = append(open, key)
+	if lost := f.lost.Load(); lost != nil {
+		for _, key := range keys {
+			if _, lacks := lost.Load(key); lacks {
+				open = append(open, key)
+			}
 		}
 	}
 	return open, err
 }
 
 func (f *fragile) Decide(ctx context.Context, decides []store.Decide) ([]store.Outcome, error) {
-	for _, d := range decides {
-		f.lost.Delete(d.Key)
+	if lost := f.lost.Load(); lost != nil {
+		for _, d := range decides {
+			lost.Delete(d.Key)
+		}
 	}
 	return f.Transactions.Decide(ctx, decides)
 }
@@ -524,16 +538,15 @@ func TestF13AStoreThatLacksRecentDecisionsIsMadeWholeFirst(t *testing.T) {
 	}{"a lost store": {0, 600}, "an older backup": {500, 600}, "a whole store": {600, 600}} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			restore := func() {
-				t.Helper()
-				w.must(keeper.Restore(t.Context(), keeper.Config{Shell: w.shell, Transactions: w.store}))
-			}
 			w.provision()
 			all := claims("x", 600)
 			w.publish(outputs(streams.EventDecided, func(c store.Claim) []byte { return decided(c, txn.Decline) }, all)...)
 			w.claim(all[:tc.kept]...)
 			w.decide(false, all[:tc.kept]...)
-			restore()
+			w.until("the store is whole", func() bool { // as who starts it asks for it
+				w.shell.Metrics = prometheus.NewRegistry()
+				return keeper.Restore(t.Context(), keeper.Config{Shell: w.shell, Transactions: w.store}) == nil
+			})
 			found := 0
 			for _, c := range all {
 				if e, err := w.store.Get(t.Context(), c.Key); err == nil && e.Decided() {
@@ -560,9 +573,11 @@ func TestF13AStoreThatIsReplacedMeanwhileIsMadeWhole(t *testing.T) {
 	if n := w.found("decision put back"); n != 0 {
 		t.Fatalf("%d put back into a store that has them", n)
 	}
+	var lost sync.Map
 	for _, c := range all[5:] {
-		w.store.lost.Store(c.Key, true)
+		lost.Store(c.Key, true)
 	}
+	w.store.lost.Store(&lost)
 	w.until("all of them are back", func() bool { return w.found("decision put back") == 15 })
 	w.rounds(3)
 	if n := w.found("decision put back"); n != 15 {

@@ -47,7 +47,7 @@ func (w *world) isBreaker(endpoint, state string) {
 func (w *world) polled() {
 	w.Helper()
 	before := w.deliveries.polls.Load()
-	w.until("polls", func() bool { return w.deliveries.polls.Load() > before+4 })
+	w.until("polls", func() bool { return w.deliveries.polls.Load() > before+9 })
 }
 
 // freeze stops the clock, so that only later moves it: however slow this machine is, nothing is due before its time.

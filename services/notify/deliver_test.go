@@ -338,7 +338,9 @@ func TestW09EndlessFailureIsTriedAsOftenAsTheScheduleSays(t *testing.T) {
 
 func TestW10AReceiverThatHangsIsCut(t *testing.T) {
 	w := newWorld(t)
-	w.config.Schedule, w.config.Timeout = []time.Duration{0}, 200*time.Millisecond
+	w.config.Timeout = 200 * time.Millisecond
+	// A busy machine may need more than one try to reach what drips its body.
+	w.config.Schedule = []time.Duration{0, time.Millisecond, time.Millisecond, time.Millisecond, time.Millisecond}
 	drip := func(write func() error) {
 		for write() == nil {
 			time.Sleep(20 * time.Millisecond) // the receiver's pace
@@ -379,7 +381,7 @@ func TestW10AReceiverThatHangsIsCut(t *testing.T) {
 	w.decide("x")
 	for id, c := range want {
 		row := w.ended(id, 1, c.status)[0]
-		if a := row.Attempts[0]; a.Error != c.class {
+		if a := row.Attempts[len(row.Attempts)-1]; a.Error != c.class {
 			t.Errorf("%s: %+v", id, a)
 		}
 	}

@@ -10,6 +10,9 @@ import (
 	"crivo/pkg/stage"
 )
 
+// DrainTime and PollEvery are times that tests make shorter or longer.
+var DrainTime, PollEvery = &drainTime, &pollEvery
+
 // Pause is pure, and looked at alone.
 var Pause = pause
 

@@ -166,9 +166,12 @@ func (n *notifier) freeDoubtful(ctx context.Context) {
 	n.giveBack(ctx, rows)
 }
 
+// pollEvery is how often.
+var pollEvery = 250 * time.Millisecond
+
 // poll finds what is due: later tries, rows given back, and rows whose process died.
 func (n *notifier) poll(ctx context.Context) {
-	for stage.Sleep(ctx, 250*time.Millisecond) == nil {
+	for stage.Sleep(ctx, pollEvery) == nil {
 		due, err := n.Deliveries.DueEndpoints(ctx, n.Clock.Now())
 		if err != nil {
 			n.Health.Set("deliveries", "the delivery store does not answer")

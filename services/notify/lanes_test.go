@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"crivo/services/notify"
 	"crivo/services/store"
 	"crivo/streams"
 )
@@ -101,29 +102,43 @@ func TestAPausedEndpointWaitsAndThenDelivers(t *testing.T) {
 
 func TestADrainFinishesAttemptsAndHandsTheRestBack(t *testing.T) {
 	w := newWorld(t)
-	w.config.Timeout = 2 * time.Second
-	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) { <-req.Context().Done() })
+	set(t, notify.DrainTime, within)
+	release := make(chan bool)
+	r := newReceiver(t, holding(release))
 	w.endpoint("e", r.URL)
 	stop := w.run()
 	w.decide(ids("x", 100)...)
 	w.until("attempts under way", func() bool { return len(r.all()) == 32 && len(w.rows("e")) == 100 })
+	w.drains(stop)
+	close(release)
 	stop()
-	tried, free := 0, 0
+	// Until what waits is taken out of the lane, a little more may go out.
+	tried := len(r.all())
+	if tried == 100 {
+		t.Error("nothing was handed back")
+	}
 	for _, row := range w.rows("e") {
-		if row.Status != store.Pending {
+		if row.Status == store.Delivered {
+			tried--
+		} else if row.Status != store.Pending || len(row.Attempts) > 0 {
 			t.Errorf("%+v", row)
 		}
-		tried += len(row.Attempts)
-		if !row.LeasedUntil.After(time.Now()) {
-			free++
-		}
 	}
-	if seen := len(r.all()); tried != seen || free != 100 {
-		t.Errorf("%d attempts recorded of %d made, %d rows free for others", tried, seen, free)
+	if tried != 0 {
+		t.Errorf("%d attempts made are not recorded", tried)
 	}
-	if n, err := w.deliveries.Lease(t.Context(), "e", time.Now().Add(time.Second), time.Now().Add(time.Minute), 1000); err != nil || len(n) != 100 {
-		t.Errorf("%d can be leased, %v", len(n), err)
+	left := 100 - len(r.all())
+	if n, err := w.deliveries.Lease(t.Context(), "e", time.Now().Add(time.Second), time.Now().Add(time.Minute), 1000); err != nil || len(n) != left {
+		t.Errorf("%d of %d can be leased, %v", len(n), left, err)
 	}
+}
+
+// drains begins to stop the service and waits until it takes nothing in any more.
+func (w *world) drains(stop func()) {
+	w.Helper()
+	busy := w.config.Conn.NumSubscriptions() // the pull and the watch of endpoints among them
+	go stop()
+	w.until("nothing is taken in any more", func() bool { return w.config.Conn.NumSubscriptions() <= busy-2 })
 }
 
 // W20: a row that waited longer than its lease is another's by now, whatever this process still remembers of it: at its turn
@@ -155,9 +170,7 @@ func TestW20ARowWhoseLeaseRanOutInItsLaneIsNotTouched(t *testing.T) {
 				w.until("its row", func() bool { return len(w.rows("e")) == 41 })
 				want = 33
 			} else {
-				busy := w.config.Conn.NumSubscriptions() // the pull and the watch of endpoints among them
-				go stop()
-				w.until("nothing is taken in any more", func() bool { return w.config.Conn.NumSubscriptions() <= busy-2 })
+				w.drains(stop)
 			}
 			close(release)
 			if !drained {
@@ -291,6 +304,7 @@ func TestWhatWaitedTooLongInItsLaneIsDueAtOnce(t *testing.T) {
 // An attempt that the shutdown cuts off is not the receiver's failure: it is on no record, and made again.
 func TestAnAttemptThatADrainCutsIsNoneOfTheSchedule(t *testing.T) {
 	w := newWorld(t)
+	set(t, notify.DrainTime, 100*time.Millisecond)
 	r := newReceiver(t, func(_ http.ResponseWriter, req *http.Request, _ int) { <-req.Context().Done() })
 	w.endpoint("e", r.URL)
 	stop := w.run()

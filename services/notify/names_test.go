@@ -68,22 +68,31 @@ func (n *names) answer(question []byte) []byte {
 	return out
 }
 
-// listening is a receiver on an address of this host; it ends each connection, so that every request looks its name up again.
-func listening(t *testing.T, address string, certificates ...tls.Certificate) *receiver {
+// pair listens at the same port of two addresses of this host.
+func pair(t *testing.T, a, b string) (one, other net.Listener, port string) {
 	t.Helper()
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
+	for give := time.Now().Add(within); ; {
+		one, err := net.Listen("tcp", a+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(one.Addr().String())
+		other, err := net.Listen("tcp", b+":"+port)
+		if err == nil {
+			return one, other, port
+		}
+		if _ = one.Close(); time.Now().After(give) {
+			t.Fatal(err)
+		}
 	}
+}
+
+// listening is a receiver that ends each connection, so that every request looks its name up again.
+func listening(t *testing.T, l net.Listener) *receiver {
 	r := &receiver{}
 	r.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: r.handler(nil), ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: within}}
 	r.Config.SetKeepAlivesEnabled(false)
-	if len(certificates) == 0 {
-		r.Start()
-	} else {
-		r.TLS = &tls.Config{Certificates: certificates}
-		r.StartTLS()
-	}
+	r.Start()
 	t.Cleanup(r.Close)
 	return r
 }
@@ -95,9 +104,8 @@ func TestW13ANameThatFlipsIsBlockedAtTheDial(t *testing.T) {
 	var dns names
 	dns.is("127.0.0.2")
 	w.config.Resolver = dns.resolver(t)
-	honest := listening(t, "127.0.0.2:0")
-	_, port, _ := net.SplitHostPort(honest.Listener.Addr().String())
-	victim := listening(t, "127.0.0.1:"+port)
+	there, here, port := pair(t, "127.0.0.2", "127.0.0.1")
+	honest, victim := listening(t, there), listening(t, here)
 	for _, scheme := range []string{"http", "https"} {
 		w.endpoint(scheme, scheme+"://flips.example:"+port+"/")
 	}

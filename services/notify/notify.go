@@ -65,7 +65,7 @@ const leaseBeyond = 15 * time.Second
 const writeTime = 5 * time.Second
 
 // drainTime is how long attempts under way may take once the service shuts down.
-const drainTime = 5 * time.Second
+var drainTime = 5 * time.Second
 
 type notifier struct {
 	Config

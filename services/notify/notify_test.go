@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -97,14 +98,25 @@ func (w *world) startBroker(port int) {
 	w.Cleanup(s.Close)
 }
 
-// restartBroker starts it again on the same port and folder.
+// restartBroker starts it again on the same port and folder, once nobody else has the port.
 func (w *world) restartBroker() {
 	w.Helper()
 	at, err := url.Parse(w.url)
 	w.must(err)
 	port, err := strconv.Atoi(at.Port())
 	w.must(err)
+	w.until("a free port", func() bool {
+		l, err := net.Listen("tcp", at.Host)
+		return err == nil && l.Close() == nil
+	})
 	w.startBroker(port)
+}
+
+// set gives a setting another value until the test ends.
+func set[T any](t testing.TB, setting *T, value T) {
+	was := *setting
+	*setting = value
+	t.Cleanup(func() { *setting = was })
 }
 
 // run delivers until the test ends, or stop is called.

@@ -7,6 +7,9 @@ import (
 	"crivo/streams"
 )
 
+// WatchEvery is a time that tests make shorter.
+var WatchEvery = &watchEvery
+
 // New returns the stage as Run makes it.
 func New(cfg Config) Stage { return newStage(cfg) }
 

@@ -63,9 +63,12 @@ func Run(ctx context.Context, cfg Config) error {
 	return r.Run(ctx)
 }
 
+// watchEvery is how often [watch] looks.
+var watchEvery = time.Second
+
 // watch looks at the store once a second: without traffic nothing else would find that it is away.
 func watch(ctx context.Context, cfg Config) {
-	for ok := true; ok; ok = stage.Sleep(ctx, time.Second) == nil {
+	for ok := true; ok; ok = stage.Sleep(ctx, watchEvery) == nil {
 		try, cancel := context.WithTimeout(ctx, time.Second)
 		err := cfg.Ping(try)
 		cancel()

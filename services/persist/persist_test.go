@@ -597,6 +597,9 @@ func TestRunDecidesAndBuries(t *testing.T) {
 
 // Nothing is decided meanwhile: the store is looked at all the same.
 func TestAStoreThatIsAwayIsSaid(t *testing.T) {
+	was := *persist.WatchEvery
+	*persist.WatchEvery = 20 * time.Millisecond
+	t.Cleanup(func() { *persist.WatchEvery = was })
 	shell := connected(t)
 	ctx, end := context.WithTimeout(context.Background(), time.Minute)
 	defer end()

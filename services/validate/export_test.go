@@ -9,6 +9,9 @@ import (
 	"crivo/pkg/app"
 )
 
+// FirstLoad is a time that tests make shorter.
+var FirstLoad = &firstLoad
+
 // List is what Run follows, a look at a time.
 type List struct{ *list }
 

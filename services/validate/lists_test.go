@@ -261,7 +261,9 @@ func (s served) await(status string, run int) (next int) {
 }
 
 func TestAStartWithoutTheStoreDecidesAndTheListComesLater(t *testing.T) {
-	t.Parallel()
+	was := *validate.FirstLoad
+	*validate.FirstLoad = 200 * time.Millisecond
+	t.Cleanup(func() { *validate.FirstLoad = was })
 	l := &stored{err: errDown}
 	s := serve(t, l)
 	if got := s.checked(1); got.Status != txn.Unknown || got.Error != "unavailable" {

@@ -36,7 +36,7 @@ type Stage struct {
 }
 
 // firstLoad is how long the start waits for the stored lists. Without them nothing is clear, but what is decided late is no better.
-const firstLoad = 2 * time.Second
+var firstLoad = 2 * time.Second
 
 // Run checks until ctx ends.
 func Run(ctx context.Context, cfg Config) error {

