@@ -250,6 +250,9 @@ func readState(ctx context.Context, js jetstream.JetStream) (state, error) {
 		s.Streams = append(s.Streams, stateOf(stream.CachedInfo()))
 		list := stream.ListConsumers(ctx)
 		for info := range list.Info() {
+			if info.Config.Durable == "" {
+				continue // somebody who reads the stream just now
+			}
 			s.Consumers = append(s.Consumers, consumerState{Name: info.Name, Stream: name, Pending: info.NumPending,
 				AckPending: info.NumAckPending, Redelivered: info.NumRedelivered})
 		}
