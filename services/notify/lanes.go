@@ -166,7 +166,7 @@ func (n *notifier) freeDoubtful(ctx context.Context) {
 	n.giveBack(ctx, rows)
 }
 
-// pollEvery is how often.
+// pollEvery is how often [notifier.poll] looks.
 var pollEvery = 250 * time.Millisecond
 
 // poll finds what is due: later tries, rows given back, and rows whose process died.

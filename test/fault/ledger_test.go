@@ -367,8 +367,11 @@ func (l *ledger) decisions(t *testing.T) map[string]txn.Decision {
 // decision reads a transaction's decision from the store, waiting for it, and for an edge or a store that is away.
 func (l *ledger) decision(ctx context.Context, id string) (d txn.Decision, err error) {
 	for give := time.Now().Add(time.Minute); time.Now().Before(give); time.Sleep(20 * time.Millisecond) {
+		d = txn.Decision{}
 		a, asked := l.s.Do(ctx, http.MethodGet, "/v1/transactions/"+id, nil, "Prefer", "wait=10")
 		switch {
+		case ctx.Err() != nil:
+			return d, ctx.Err()
 		case asked != nil:
 			err = asked
 		case a.Status == http.StatusServiceUnavailable:

@@ -13,7 +13,8 @@ import (
 	"crivo/test/system"
 )
 
-// A stream's budget is filled more than once with finished work: the oldest goes, and nothing is refused for it.
+// A stream's budget is filled more than once with finished work: the oldest goes, and all is taken. Who comes faster than room is
+// looked for is asked to come again.
 func TestF07FinishedWorkMakesRoom(t *testing.T) {
 	const budget = 2 << 20
 	s := system.New(t, system.Options{NATS: true, Args: []string{"--stream-bytes", fmt.Sprint(budget)}})

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
 	"github.com/nats-io/nats.go/jetstream"
 
 	"crivo/pkg/stage"

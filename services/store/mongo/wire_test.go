@@ -202,13 +202,21 @@ func (r *rink) freeze() {
 func TestHalfOpenConnectionsAreLeftWithTheFirstLostHeartbeat(t *testing.T) {
 	var lines rink
 	db := fresh(t, func(c *options.ClientOptions) { mongo.Dial(c, &lines) })
-	var calls sync.WaitGroup
-	for i := range 64 {
-		calls.Go(func() { _, _ = db.Transactions().Get(t.Context(), sample(i).Key) })
+	const most = 2500 * time.Millisecond
+	least := time.Hour
+	for n := 0; n < 5 && least > most; n++ { // what takes longer may be a busy machine's; one call after the other takes 4 s each time
+		var calls sync.WaitGroup
+		for i := range 64 {
+			calls.Go(func() { _, _ = db.Transactions().Get(t.Context(), sample(i).Key) })
+		}
+		calls.Wait()
+		lines.freeze()
+		least = min(least, well(t, db, 30*time.Second))
 	}
-	calls.Wait()
-	lines.freeze()
-	t.Logf("well after %s", well(t, db, 5*time.Second))
+	t.Logf("well after %s", least)
+	if least > most {
+		t.Errorf("well after %s", least)
+	}
 }
 
 // Connections are cut again and again under load. What was said to be done is there, what was unknown is completed by its repeat,
