@@ -189,6 +189,9 @@ func (w *work) bury(ctx context.Context, in input, cause string, err error, atte
 	cancel()
 	if buryErr != nil {
 		w.Log.Error().Err(buryErr).Uint64("sequence", in.Sequence).Msg("burial not possible yet")
+		if attempts > 0 && (cause == CauseDecode || cause == CauseReject) { // the message is not at fault, and runs again
+			w.forgive(ctx, w.attemptKey(in), attempts-1, cause)
+		}
 		w.nak(in, time.Second)
 		return
 	}
