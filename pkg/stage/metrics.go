@@ -18,7 +18,7 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "crivo_step_messages_total",
-			Help: "Messages by what became of them: done, repeated, retried, unavailable, held, buried_<cause>."}, []string{"step", "outcome"}),
+			Help: "Messages by what became of them: done, repeated, retried, unavailable, given_back, held, buried_<cause>."}, []string{"step", "outcome"}),
 		repeats: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "crivo_step_duplicates_total",
 			Help: "Outputs that the broker had already."}, []string{"step"}),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "crivo_step_duration_seconds",

@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,11 @@ type Runner struct {
 	Attempts Attempts
 	// BatchFrom is that of the [Publisher] that outputs go through.
 	BatchFrom int
+	// Patience is how long messages are held for a dependency that is down before all but one are given back; 0 is half a minute.
+	Patience time.Duration
 }
+
+func (r Runner) patience() time.Duration { return cmp.Or(r.Patience, 30*time.Second) }
 
 // Run pulls and settles until ctx ends. It waits for a consumer that is missing and binds again when the broker comes back
 // empty; it returns nil after a drain and an error only for a Runner that can never work: incomplete, or on a closed connection.
@@ -245,6 +250,9 @@ func (w *work) collect(first jetstream.Msg) []jetstream.Msg {
 func (w *work) batch(ctx context.Context, arrived []jetstream.Msg) {
 	var fresh, again []input
 	for _, m := range arrived {
+		if !w.holds(m) {
+			continue
+		}
 		in, err := read(m)
 		switch {
 		case err != nil:

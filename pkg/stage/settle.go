@@ -48,7 +48,8 @@ func (w *work) together(ctx context.Context, batch []input) {
 	w.persist(ctx, blocked)
 }
 
-// persist goes on with messages whose dependency is down, pulling nothing new, until it answers.
+// persist goes on with messages whose dependency is down, pulling nothing new, until it answers. Its patience over, it keeps one to
+// ask with: the others may find the dependency from another process.
 func (w *work) persist(ctx context.Context, batch []input) {
 	if len(batch) == 0 {
 		return
@@ -56,9 +57,14 @@ func (w *work) persist(ctx context.Context, batch []input) {
 	w.Metrics.outcome(w.Spec.Step, "unavailable", len(batch))
 	w.doubts.set(doubtDependency, "a dependency is unavailable")
 	defer w.doubts.set(doubtDependency, "")
+	began := time.Now()
 	for pause := 50 * time.Millisecond; len(batch) > 0; pause = min(2*pause, time.Second) {
 		if Sleep(ctx, pause/2+rand.N(pause)) != nil {
 			return
+		}
+		if time.Since(began) >= w.patience() {
+			batch = batch[:1]
+			w.giveBack(batch[0].msg)
 		}
 		results, panicked := w.call(ctx, batch)
 		if panicked {
@@ -82,6 +88,9 @@ func (w *work) persist(ctx context.Context, batch []input) {
 // alone runs a message that was delivered before. Its attempt is recorded first, so that one which kills the process is known
 // by its record; three of them bury it.
 func (w *work) alone(ctx context.Context, in input) {
+	if !w.holds(in.msg) {
+		return
+	}
 	key := w.attemptKey(in)
 	n, last, err := w.recorded(ctx, key)
 	if err != nil {
@@ -180,6 +189,9 @@ func (w *work) bury(ctx context.Context, in input, cause string, err error, atte
 	cancel()
 	if buryErr != nil {
 		w.Log.Error().Err(buryErr).Uint64("sequence", in.Sequence).Msg("burial not possible yet")
+		if attempts > 0 && (cause == CauseDecode || cause == CauseReject) { // the message is not at fault, and runs again
+			w.forgive(ctx, w.attemptKey(in), attempts-1, cause)
+		}
 		w.nak(in, time.Second)
 		return
 	}
@@ -260,6 +272,27 @@ func (w *work) settled(m jetstream.Msg) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.held, m)
+}
+
+// holds tells whether a message is neither settled nor given back.
+func (w *work) holds(m jetstream.Msg) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, is := w.held[m]
+	return is
+}
+
+// giveBack lets any process have what is held, except one message. What of it still waits here is passed over later.
+func (w *work) giveBack(except jetstream.Msg) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for m := range w.held {
+		if m != except {
+			_ = m.Nak()
+			delete(w.held, m)
+			w.Metrics.outcome(w.Spec.Step, "given_back", 1)
+		}
+	}
 }
 
 // heartbeat says in-progress for whatever is held, every third of AckWait.

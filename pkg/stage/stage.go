@@ -86,7 +86,8 @@ func Reject(err error) error { return errors.Join(errReject, err) }
 // Undecodable marks err as a message nobody can read: buried at once with cause decode.
 func Undecodable(err error) error { return errors.Join(errDecode, err) }
 
-// Unavailable marks err as a dependency's fault: the step stops pulling and holds what it has until the call succeeds.
+// Unavailable marks err as a dependency's fault: the step stops pulling and holds what it has until the call succeeds, or
+// gives it back to other processes when that takes long.
 func Unavailable(err error) error { return errors.Join(errUnavailable, err) }
 
 // Hold marks err as work for a newer version of this step: the message is kept, never buried, and the process turns not ready.

@@ -4,6 +4,7 @@ package decide
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"crivo/pkg/stage"
@@ -34,17 +35,28 @@ func Open(ctx context.Context, features enrich.Reader, live *rules.Live, lists v
 	return c, closes, nil
 }
 
-// Guard is the decision on transactions that the pipeline is late with, and says so: see edge.Decider.
+// Guard is the decision on transactions that the pipeline is late with, and says so: see edge.Decider. Where enrich has not come
+// to a transaction, it has not come to others before it either, and the windows may be short of them.
 func (c Core) Guard(ctx context.Context, txs []event.Submitted) []event.Scored {
-	out := c.Decide(ctx, txs)
+	out, histories := c.decide(ctx, txs)
 	for i := range out {
-		out[i].Degraded = append([]string{"guard: pipeline late"}, out[i].Degraded...)
+		why := []string{"guard: pipeline late"}
+		if histories != nil && slices.ContainsFunc(histories[i], func(h enrich.History) bool { return h.Added }) {
+			why = append(why, "features: behind")
+		}
+		out[i].Degraded = append(why, out[i].Degraded...)
 	}
 	return out
 }
 
 // Decide is what the pipeline would decide, in order, if no provider answered it: see edge.Decider.
 func (c Core) Decide(ctx context.Context, txs []event.Submitted) []event.Scored {
+	out, _ := c.decide(ctx, txs)
+	return out
+}
+
+// decide returns the histories that it decided on too, nil where the feature store did not answer in time.
+func (c Core) decide(ctx context.Context, txs []event.Submitted) ([]event.Scored, [][]enrich.History) {
 	events := make([]enrich.Event, len(txs))
 	for i, in := range txs {
 		events[i] = enrich.EventOf(in, 0)
@@ -58,7 +70,7 @@ func (c Core) Decide(ctx context.Context, txs []event.Submitted) []event.Scored 
 		}
 		out[i] = c.one(ctx, in, events[i], of)
 	}
-	return out
+	return out, histories
 }
 
 // peek returns nil where the feature store does not answer in time.

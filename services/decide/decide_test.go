@@ -112,9 +112,12 @@ func TestTheGuardDecidesAsThePipelineWould(t *testing.T) {
 			if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(event.Enriched{}, "Degraded")); diff != "" {
 				t.Fatalf("%d, %s it was counted: %s", n, when, diff)
 			}
-			if !slices.Equal(got.Degraded, []string{"guard: pipeline late"}) {
-				t.Fatalf("degraded %v", got.Degraded)
-			}
+		}
+		if diff := cmp.Diff([]string{"guard: pipeline late", "features: behind"}, before.Degraded); diff != "" {
+			t.Fatal(diff)
+		}
+		if diff := cmp.Diff([]string{"guard: pipeline late"}, after.Degraded); diff != "" {
+			t.Fatal(diff)
 		}
 		seen[want.Verdict.Decision]++
 	}

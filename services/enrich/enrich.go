@@ -42,6 +42,7 @@ type History struct {
 	Counts []int64   // by window, in the order of Windows
 	Sums   []int64
 	First  time.Time // of the oldest event that the store remembers
+	Added  bool      // the store has not counted the event yet: others that came before it may lack too
 }
 
 // reaches tells whether the history lacks nothing that lies within span before at.
@@ -51,6 +52,7 @@ func (h History) reaches(at time.Time, span time.Duration) bool {
 
 // Count adds an event to what was read as of its time.
 func (h *History) Count(e Event) {
+	h.Added = true
 	for w := range h.Counts {
 		h.Counts[w]++
 		h.Sums[w] += e.Amount
@@ -69,7 +71,7 @@ type Features interface {
 
 // Reader reads histories and adds nothing to them.
 type Reader interface {
-	// Peek returns what Apply would.
+	// Peek returns what Apply would, and whether it had to add the event.
 	Peek(ctx context.Context, events []Event) ([][]History, error)
 }
 

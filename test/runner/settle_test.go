@@ -331,7 +331,7 @@ func TestABurialThatCannotBeMadeYetIsTriedAgain(t *testing.T) {
 	tries, bury := 0, s.Bury
 	s.Bury = func(ctx context.Context, b stage.Burial) ([]stage.Output, error) {
 		switch tries++; tries {
-		case 1:
+		case 1, 3, 4, 5: // more often than a message has attempts
 			return nil, errDown
 		case 2:
 			panic("it cannot be read here either")
@@ -340,6 +340,10 @@ func TestABurialThatCannotBeMadeYetIsTriedAgain(t *testing.T) {
 	}
 	s.start(t)
 	r.settled(t, 2)
+	if diff := cmp.Diff([]string{"bad reject after 1"}, s.burials.list()); diff != "" {
+		t.Error(diff)
+	}
+	r.noRecords(t)
 	if diff := cmp.Diff([]string{"bad"}, r.bodies(t, "DEAD")); diff != "" {
 		t.Error(diff)
 	}

@@ -53,6 +53,39 @@ func TestADependencyThatIsDownCostsNoMessageAnAttempt(t *testing.T) {
 	wait(t, "ready again", func() bool { return s.reasons.last() == "" })
 }
 
+// A process that alone lost its way to the store must not keep from another what that one could do.
+func TestWhatADependencyKeepsTooLongIsGivenBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, patient)
+	const many = 900 // more than a runner holds at once
+	r.putMany(t, many)
+	var up atomic.Bool
+	var c calls
+	cut := r.prepare(c.handle(func(string) error {
+		if !up.Load() {
+			return stage.Unavailable(errDown)
+		}
+		return nil
+	}))
+	cut.Patience = 100 * time.Millisecond
+	cut.start(t)
+	wait(t, "all but one given back", func() bool { return cut.outcome(t, "given_back") > r.spec.Batch })
+	_, js := dial(t, r.server.InProcess())
+	(&rig{server: r.server, js: js, spec: r.spec}).run(t, c.handle(fine))
+	wait(t, "the other to do them", func() bool { i := r.info(t); return i.NumAckPending == 1 && i.NumPending == 0 })
+	up.Store(true)
+	r.settled(t, many)
+	if got := len(r.bodies(t, "OUT")); got != many {
+		t.Errorf("%d outputs", got)
+	}
+	r.noRecords(t)
+	r.put(t, "more")
+	r.settled(t, many+1)
+	if got := cut.burials.list(); len(got) > 0 {
+		t.Errorf("buried %v", got)
+	}
+}
+
 // outlast lets more than two AckWaits pass, watching on the way.
 func outlast(t *testing.T, r *rig, watch func(jetstream.ConsumerInfo)) {
 	t.Helper()

@@ -51,6 +51,7 @@ func Features(t *testing.T, reopen func(t *testing.T) enrich.Features, beside fu
 	} {
 		t.Run(name, func(t *testing.T) { inOrder(t, reopen(t), events) })
 	}
+	t.Run("who only reads is told what is not counted yet", func(t *testing.T) { told(t, reopen(t)) })
 	t.Run("many at once", func(t *testing.T) {
 		f := reopen(t)
 		atOnce(t, []enrich.Features{f, beside(t, f)})
@@ -84,6 +85,22 @@ func apart(t *testing.T, f enrich.Features) {
 		if got := apply(t, f, []enrich.Event{e}); got[0][0].Counts[0] != 1 {
 			t.Errorf("%s: %v", key, got)
 		}
+	}
+}
+
+func told(t *testing.T, f enrich.Features) {
+	e := series(1, 22, func(int) (time.Duration, int64) { return 0, 5 })
+	for _, counted := range []bool{false, true} {
+		got, err := f.(enrich.Reader).Peek(t.Context(), e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, h := range got[0] {
+			if h.Added == counted {
+				t.Errorf("%s, counted %v: %+v", e[0].Entities[i].Role, counted, h)
+			}
+		}
+		apply(t, f, e)
 	}
 }
 
