@@ -40,7 +40,7 @@ type Runner struct {
 	Attempts Attempts
 	// BatchFrom is that of the [Publisher] that outputs go through.
 	BatchFrom int
-	// Patience is how long messages are held for a dependency that is down before all but one are given back; 0 is half a minute.
+	// Patience is how long messages are held for a dependency that is down before they are given back; 0 is half a minute.
 	Patience time.Duration
 }
 
@@ -61,9 +61,9 @@ func (r Runner) Run(ctx context.Context) error {
 		if err != nil {
 			return nil // the end of ctx
 		}
-		w := &work{Runner: r, doubts: d, held: map[jetstream.Msg]holding{}, incoming: make(chan jetstream.Msg, 2*r.Spec.Batch),
+		w := &work{Runner: r, consumer: consumer, doubts: d, held: map[jetstream.Msg]holding{}, incoming: make(chan jetstream.Msg, 2*r.Spec.Batch),
 			taken: make(chan struct{}, 1), pulled: make(chan struct{}), ended: make(chan struct{})}
-		w.run(ctx, consumer)
+		w.run(ctx)
 	}
 	return nil
 }
@@ -98,6 +98,7 @@ func (r Runner) bind(ctx context.Context, d *doubts) (jetstream.Consumer, error)
 // work is one binding of a runner to its consumer.
 type work struct {
 	Runner
+	consumer jetstream.Consumer
 	doubts   *doubts
 	incoming chan jetstream.Msg
 	taken    chan struct{} // told when incoming has room again
@@ -110,17 +111,17 @@ type work struct {
 
 // run pulls and handles until ctx ends or the consumer is gone; what was pulled is then finished, or handed back after
 // drainTime.
-func (w *work) run(ctx context.Context, consumer jetstream.Consumer) {
+func (w *work) run(ctx context.Context) {
 	soft, stop := context.WithCancel(ctx)
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer stop()
 	var side sync.WaitGroup
 	side.Go(func() { w.heartbeat(hard) })
-	side.Go(func() { w.watch(soft, consumer, stop) })
+	side.Go(func() { w.watch(soft, stop) })
 	side.Go(func() {
 		defer close(w.pulled)
-		w.pull(soft, consumer, stop)
+		w.pull(soft, stop)
 	})
 	side.Go(func() {
 		<-soft.Done()
@@ -137,9 +138,9 @@ func (w *work) run(ctx context.Context, consumer jetstream.Consumer) {
 
 // pull asks in rounds for as many messages as there is room for: what waited in the client's own buffer could not be kept in
 // progress, and would be delivered again while it waits. A round that is cut short is drained.
-func (w *work) pull(ctx context.Context, consumer jetstream.Consumer, stop func()) {
+func (w *work) pull(ctx context.Context, stop func()) {
 	for n := w.room(ctx); n > 0; n = w.room(ctx) {
-		round, err := consumer.Consume(func(m jetstream.Msg) {
+		round, err := w.consumer.Consume(func(m jetstream.Msg) {
 			// The client may call once more after it said that a round is closed.
 			w.hold(m)
 			select {
@@ -190,10 +191,10 @@ func gone(err error) bool {
 }
 
 // watch notices a consumer that vanished while nothing moved.
-func (w *work) watch(ctx context.Context, consumer jetstream.Consumer, stop func()) {
+func (w *work) watch(ctx context.Context, stop func()) {
 	for Sleep(ctx, watch) == nil {
 		try, cancel := context.WithTimeout(ctx, watch)
-		_, err := consumer.Info(try)
+		_, err := w.consumer.Info(try)
 		cancel()
 		if gone(err) {
 			stop()

@@ -48,8 +48,8 @@ func (w *work) together(ctx context.Context, batch []input) {
 	w.persist(ctx, blocked)
 }
 
-// persist goes on with messages whose dependency is down, pulling nothing new, until it answers. Its patience over, it keeps one to
-// ask with: the others may find the dependency from another process.
+// persist goes on with messages whose dependency is down, until it answers. Nothing is handled meanwhile, so that pulling ends too.
+// Its patience over, it gives all back to who asks for them, and goes on asking by the text of one.
 func (w *work) persist(ctx context.Context, batch []input) {
 	if len(batch) == 0 {
 		return
@@ -62,9 +62,9 @@ func (w *work) persist(ctx context.Context, batch []input) {
 		if Sleep(ctx, pause/2+rand.N(pause)) != nil {
 			return
 		}
-		if time.Since(began) >= w.patience() {
+		if time.Since(began) >= w.patience() && w.asked(ctx) {
+			w.giveBack()
 			batch = batch[:1]
-			w.giveBack(batch[0].msg)
 		}
 		results, panicked := w.call(ctx, batch)
 		if panicked {
@@ -79,7 +79,9 @@ func (w *work) persist(ctx context.Context, batch []input) {
 				still = append(still, in)
 				continue
 			}
-			w.finish(ctx, in, results[i], 0)
+			if w.holds(in.msg) {
+				w.finish(ctx, in, results[i], 0)
+			}
 		}
 		batch = still
 	}
@@ -104,7 +106,7 @@ func (w *work) alone(ctx context.Context, in input) {
 		return
 	}
 	defer func() {
-		if ctx.Err() != nil { // cut short by the end of a drain, which would look like a crash
+		if ctx.Err() != nil && w.holds(in.msg) { // cut short by the end of a drain, which would look like a crash
 			w.forgive(context.WithoutCancel(ctx), key, n, last)
 		}
 	}()
@@ -126,11 +128,14 @@ func (w *work) alone(ctx context.Context, in input) {
 func (w *work) forgive(ctx context.Context, key string, n int, last string) {
 	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
+	_ = w.reset(ctx, key, n, last)
+}
+
+func (w *work) reset(ctx context.Context, key string, n int, last string) error {
 	if n == 0 {
-		_ = w.Attempts.Forget(ctx, key)
-		return
+		return w.Attempts.Forget(ctx, key)
 	}
-	_ = w.Attempts.Put(ctx, key, n, last)
+	return w.Attempts.Put(ctx, key, n, last)
 }
 
 // finish settles one result; attempt is 0 for a run that was not recorded.
@@ -171,11 +176,11 @@ func (w *work) failed(ctx context.Context, in input, err error, attempt int) {
 
 // retry lets a message come again after a pause that grows, or buries it when its recorded attempts are used up.
 func (w *work) retry(ctx context.Context, in input, cause string, err error, attempt int) {
-	if attempt >= MaxAttempts {
-		w.bury(ctx, in, cause, err, attempt)
+	if attempt > 0 && cause != CausePanic && w.record(ctx, w.attemptKey(in), attempt, cause) != nil {
 		return
 	}
-	if attempt > 0 && cause != CausePanic && w.record(ctx, w.attemptKey(in), attempt, cause) != nil {
+	if attempt >= MaxAttempts {
+		w.bury(ctx, in, cause, err, attempt)
 		return
 	}
 	w.Metrics.outcome(w.Spec.Step, "retried", 1)
@@ -190,7 +195,7 @@ func (w *work) bury(ctx context.Context, in input, cause string, err error, atte
 	if buryErr != nil {
 		w.Log.Error().Err(buryErr).Uint64("sequence", in.Sequence).Msg("burial not possible yet")
 		if attempts > 0 && (cause == CauseDecode || cause == CauseReject) { // the message is not at fault, and runs again
-			w.forgive(ctx, w.attemptKey(in), attempts-1, cause)
+			_ = w.insist(ctx, func(try context.Context) error { return w.reset(try, w.attemptKey(in), attempts-1, cause) })
 		}
 		w.nak(in, time.Second)
 		return
@@ -282,17 +287,24 @@ func (w *work) holds(m jetstream.Msg) bool {
 	return is
 }
 
-// giveBack lets any process have what is held, except one message. What of it still waits here is passed over later.
-func (w *work) giveBack(except jetstream.Msg) {
+// asked tells whether somebody waits for messages: another process, or this one's own pull where few are under way. Where all are
+// in the same trouble nobody does, and what is held goes on in batches later.
+func (w *work) asked(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, watch)
+	defer cancel()
+	info, err := w.consumer.Info(ctx)
+	return err == nil && info.NumWaiting > 0
+}
+
+// giveBack has the broker deliver again all that is held. What of it still waits here is passed over later.
+func (w *work) giveBack() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.Metrics.outcome(w.Spec.Step, "given_back", len(w.held))
 	for m := range w.held {
-		if m != except {
-			_ = m.Nak()
-			delete(w.held, m)
-			w.Metrics.outcome(w.Spec.Step, "given_back", 1)
-		}
+		_ = m.Nak()
 	}
+	clear(w.held)
 }
 
 // heartbeat says in-progress for whatever is held, every third of AckWait.

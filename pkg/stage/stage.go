@@ -87,7 +87,7 @@ func Reject(err error) error { return errors.Join(errReject, err) }
 func Undecodable(err error) error { return errors.Join(errDecode, err) }
 
 // Unavailable marks err as a dependency's fault: the step stops pulling and holds what it has until the call succeeds, or
-// gives it back to other processes when that takes long.
+// gives it back when that takes long and somebody else asks.
 func Unavailable(err error) error { return errors.Join(errUnavailable, err) }
 
 // Hold marks err as work for a newer version of this step: the message is kept, never buried, and the process turns not ready.

@@ -57,33 +57,43 @@ func TestADependencyThatIsDownCostsNoMessageAnAttempt(t *testing.T) {
 func TestWhatADependencyKeepsTooLongIsGivenBack(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, patient)
-	const many = 900 // more than a runner holds at once
+	r.spec.Batch = 16
+	const many = 100 // more than a runner holds at once
 	r.putMany(t, many)
 	var up atomic.Bool
-	var c calls
-	cut := r.prepare(c.handle(func(string) error {
+	var late atomic.Int64
+	cut := r.prepare(stage.Each(0, func(_ context.Context, m stage.Message) ([]stage.Output, error) {
 		if !up.Load() {
-			return stage.Unavailable(errDown)
+			return nil, stage.Unavailable(errDown)
 		}
-		return nil
+		late.Add(1)
+		return []stage.Output{output(m)}, nil
 	}))
-	cut.Patience = 100 * time.Millisecond
+	cut.Patience = time.Second
 	cut.start(t)
-	wait(t, "all but one given back", func() bool { return cut.outcome(t, "given_back") > r.spec.Batch })
+	wait(t, "as much as it takes", func() bool { i := r.info(t); return i.NumAckPending >= 2*r.spec.Batch && i.NumWaiting == 0 })
+	end := time.Now().Add(3 * cut.Patience)
+	wait(t, "more than its patience", func() bool { return time.Now().After(end) })
+	if got := cut.outcome(t, "given_back"); got > 0 {
+		t.Errorf("%d given back, and nobody asked", got)
+	}
 	_, js := dial(t, r.server.InProcess())
-	(&rig{server: r.server, js: js, spec: r.spec}).run(t, c.handle(fine))
-	wait(t, "the other to do them", func() bool { i := r.info(t); return i.NumAckPending == 1 && i.NumPending == 0 })
+	var c calls
+	other := (&rig{server: r.server, js: js, spec: r.spec}).run(t, c.handle(fine))
+	r.settled(t, many) // by the other alone
 	up.Store(true)
-	r.settled(t, many)
+	wait(t, "ready again", func() bool { return cut.reasons.last() == "" })
+	cut.stop(t)
+	if got := late.Load(); got != 1 {
+		t.Errorf("%d were run that it held no more, and one to ask by", got)
+	}
 	if got := len(r.bodies(t, "OUT")); got != many {
 		t.Errorf("%d outputs", got)
 	}
-	r.noRecords(t)
-	r.put(t, "more")
-	r.settled(t, many+1)
-	if got := cut.burials.list(); len(got) > 0 {
+	if got := append(cut.burials.list(), other.burials.list()...); len(got) > 0 {
 		t.Errorf("buried %v", got)
 	}
+	r.noRecords(t)
 }
 
 // outlast lets more than two AckWaits pass, watching on the way.
