@@ -106,7 +106,7 @@ func (w *work) alone(ctx context.Context, in input) {
 		return
 	}
 	defer func() {
-		if ctx.Err() != nil && w.holds(in.msg) { // cut short by the end of a drain, which would look like a crash
+		if ctx.Err() != nil { // cut short by the end of a drain, which would look like a crash
 			w.forgive(context.WithoutCancel(ctx), key, n, last)
 		}
 	}()
